@@ -137,11 +137,11 @@ def assert_one_log(frames):
 
 
 @contextlib.asynccontextmanager
-async def member(app, folder, role, *, clock=None, owner=None, seams=NO_SEAMS, **settings):
+async def member(app, folder, role, *, clock=None, owner=None, seams=NO_SEAMS, limits=None, **settings):
     """One process of a service, in this process; leaves as a stopping process does."""
     given = {"data": str(folder), "write_timeout": GUARD_S} | settings
     loaded = Settings.load({}, Path("absent.toml"), **given)
-    service = wiring.build(app, loaded, role=role, owner=owner, clock=clock, seams=seams)
+    service = wiring.build(app, loaded, role=role, owner=owner, clock=clock, seams=seams, limits=limits)
     await service.start()
     try:
         yield service

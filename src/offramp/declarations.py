@@ -23,12 +23,14 @@ from offramp.core.spec import (
     PipelineSpec,
     StepSpec,
     as_awaitable,
+    failover_spec,
     pipeline_spec,
     step_spec,
 )
 from offramp.errors import DeclarationError
 from offramp.execution.body import Body
 from offramp.execution.context import current
+from offramp.execution.failover import in_turn
 from offramp.execution.warming import StartHook, start_hook
 
 Features = Mapping[str, float | str]
@@ -224,6 +226,7 @@ class Declarations:
         kind: StepKind = "step",
         label: str | None = None,
         uses: object = None,
+        slow_after: float | None = None,
     ) -> _StepDecorator: ...
     def step(  # noqa: PLR0913 - a declaration has many options, all by name
         self,
@@ -239,6 +242,7 @@ class Declarations:
         kind: StepKind = "step",
         label: str | None = None,
         uses: object = None,
+        slow_after: float | None = None,
     ) -> Any:
         """Declare a step: one journaled unit of work.
 
@@ -257,6 +261,8 @@ class Declarations:
             label: a format of its arguments, such as `"{source} {query}"`, that tells its calls apart in events,
                 documents and traces; cut at 80 characters.
             uses: reserved for resources, which this version does not have yet.
+            slow_after: seconds; an attempt whose first token is later, or its end if it has none, counts as slow for
+                the breakers of the resources that it uses, and is marked in the trace.
 
         Raises:
             DeclarationError: the declaration cannot work.
@@ -276,17 +282,51 @@ class Declarations:
                 short=short,
                 kind=kind,
                 label=label,
+                slow_after=slow_after,
             )
-            if spec.name in self.steps:
-                raise DeclarationError(
-                    f"step {spec.name!r} is declared twice in app {self.name!r}: journal keys need distinct names, "
-                    "give one of them name="
-                )
-            step: Step[..., Any] = Step(function, spec)
-            self.steps[spec.name] = step
-            return step
+            return self._declared(Step(function, spec))
 
         return declare if fn is None else declare(fn)
+
+    def _declared(self, step: Step[P, R]) -> Step[P, R]:
+        name = step.spec.name
+        if name in self.steps:
+            raise DeclarationError(
+                f"step {name!r} is declared twice in app {self.name!r}: journal keys need distinct names, give one of "
+                "them name="
+            )
+        self.steps[name] = step
+        return step
+
+    def failover(
+        self, first: Step[P, R], /, *others: Step[P, R], first_token: float | None = None, name: str | None = None
+    ) -> Step[P, R]:
+        """Declare a failover: a step that calls the first of several steps, and another where that one fails.
+
+        It is called like its first step, and is one step in the journal. Each of its attempts calls one of the steps,
+        with that step's `timeout`, `lane`, `uses`, `hedge` and `slow_after`, but without its `retry`. The next one is
+        called after an error, a timeout or a late first token, also in mid-stream: `step.retrying` voids what was
+        emitted. It is called at once, without an attempt of the one before, where the breaker of that one's resource is
+        open, or its permit is expected later than the run's budget allows. Each step is called once, unless it is named
+        several times; the error of the last is the failover's.
+
+        Args:
+            first: the preferred step.
+            others: in the order in which they stand in for it; the same parameters and result. At most 10 in all.
+            first_token: seconds from the beginning of an attempt. One that has emitted nothing by then, and received no
+                byte of an answer, is cancelled; but not of the last step. None for no limit.
+            name: its name in journal, events and metrics; `<first>_or_<second>` otherwise.
+
+        Raises:
+            DeclarationError: the declaration cannot work.
+        """
+        steps = (first, *others)
+        for step in steps:
+            if not isinstance(step, Step) or self.steps.get(step.spec.name) is not step:
+                raise DeclarationError(f"failover() takes steps of app {self.name!r}, got {step!r}")
+        plain = in_turn(first.fn, steps)
+        named = [(step.spec.name, functools.partial(getattr, step, "spec")) for step in steps]
+        return self._declared(Step(plain, failover_spec(plain, named, name=name, first_token=first_token)))
 
     @overload
     def pipeline(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Pipeline[P, R]: ...

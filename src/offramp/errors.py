@@ -263,6 +263,14 @@ class WaitsForItself(OfframpError):
     fault = "pipeline"
 
 
+class ExceedsLimit(OfframpError):
+    """A call needs more tokens than the limit of its resource ever has; the message names both."""
+
+    code = "exceeds-limit"
+    title = "A call needs more than a resource has"
+    fault = "pipeline"
+
+
 class OutsideRun(OfframpError, LookupError):
     """`current_run()` was called where no run is executing."""
 
@@ -322,6 +330,13 @@ class StepTimeout(OfframpError, TimeoutError):
     code = "step-timeout"
     title = "A step took too long"
     fault = "pipeline"
+
+
+class FirstTokenTimeout(StepTimeout):
+    """The first token of a failover's target came later than `first_token`, and another target is left."""
+
+    code = "first-token-timeout"
+    title = "The first token was late"
 
 
 class SignalTimeout(OfframpError, TimeoutError):

@@ -200,6 +200,7 @@ def _fake(spec: StepSpec, fake: Any) -> StepSpec:
         spec,
         function=functools.update_wrapper(waiting if awaited else at_once, spec.function),
         is_async=awaited,
+        targets=(),
         policy=msgspec.structs.replace(spec.policy, lane="thread" if blocks else "loop"),
     )
 

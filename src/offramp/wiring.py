@@ -26,10 +26,12 @@ from offramp.engines.leased.seat import Member
 from offramp.errors import MissingExtra, SettingsError
 from offramp.execution.advice import Advice, Consultant
 from offramp.execution.clock import SystemClock
+from offramp.execution.crowd import Crowd
 from offramp.execution.lanes import Lanes
 from offramp.execution.lease_window import LeaseWindow
 from offramp.execution.leftovers import Leftovers
 from offramp.execution.loops import LoopThread, RunLoops
+from offramp.execution.permits import Permits
 from offramp.execution.processes import ProcessLane
 from offramp.execution.steps import LocalSteps
 from offramp.execution.threads import Threads
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from offramp.ports.clock import Clock
     from offramp.ports.engine import Engine
     from offramp.ports.hints import Hints
+    from offramp.ports.limits import Limits
     from offramp.ports.outbox import Outbox
     from offramp.ports.store import Leases, Owner, Store
     from offramp.telemetry.tracing import Tracing
@@ -102,6 +105,7 @@ def build(
     on_present: Callable[[Collection[str]], object] = lambda _ids: None,
     seams: Seams = NO_SEAMS,
     warms: bool = True,
+    limits: Limits | None = None,
 ) -> Service:
     """A process of the service, not started yet.
 
@@ -114,13 +118,12 @@ def build(
         on_present: told the ids of the processes that hold a lease, on another thread, whenever that was looked up.
         seams: what each attempt of a step waits for before it, and what is around it.
         warms: whether `start` makes the clients of `per_loop`, and waits for process lanes.
+        limits: give the permits of the app's resources; None makes those that the settings name.
     """
     clock = clock or SystemClock()
     metrics = Metrics(app.classes)
-    if settings.objects == "memory:" and role != "local":
-        raise SettingsError("objects memory: is for one process and its tests; name a folder or a bucket")
     imports = _imports(app)
-    values = Values(open_blobs(settings.objects), settings.objects_above, settings.objects_patience, clock)
+    values = _values(settings, role, clock)
     tracing = _tracing(settings)
     store, leases, outbox = _store(settings, role, metrics)
     loops = RunLoops(settings.spare_loops)
@@ -146,7 +149,7 @@ def build(
         control=control,
         loops=loops,
         lanes=lanes,
-        steps=LocalSteps(lanes, seams),
+        steps=LocalSteps(lanes, seams, _permits(limits, settings, clock)),
         lease_window=LeaseWindow(),
         tenancy=Tenancy(settings.tenant_share),
         feed=feed,
@@ -154,6 +157,7 @@ def build(
         advice=_advice(app, loops, metrics),
         tracing=tracing,
         on_present=on_present,
+        limits=limits,
     )
 
     def close() -> None:
@@ -164,6 +168,18 @@ def build(
         values.close()
 
     return _service(app, process, leases, outbox, hints, role, warming=warming, close=close)
+
+
+def _values(settings: Settings, role: Role, clock: Clock) -> Values:
+    """Where large values go."""
+    if settings.objects == "memory:" and role != "local":
+        raise SettingsError("objects memory: is for one process and its tests; name a folder or a bucket")
+    return Values(open_blobs(settings.objects), settings.objects_above, settings.objects_patience, clock)
+
+
+def _permits(limits: Limits | None, settings: Settings, clock: Clock) -> Permits | None:
+    """What the attempts of this process get permits from; None without resources."""
+    return None if limits is None else Permits(limits, clock, Crowd(settings.worker_runs, clock))
 
 
 def _service(

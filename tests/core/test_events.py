@@ -46,6 +46,8 @@ def bodies(kind):
             fields[name] = st.sampled_from(["fast", "deep"])
         elif typing.get_origin(hint) is typing.Literal:
             fields[name] = st.sampled_from(typing.get_args(hint))
+        elif hint == float | None:
+            fields[name] = st.none() | st.floats(0, 9)
         elif hint == str | None:
             fields[name] = st.none() | texts
         elif type(None) in typing.get_args(hint):
@@ -80,7 +82,7 @@ def test_an_event_reads_as_type_run_number_and_time_before_the_rest():
 def test_the_table_is_complete_and_says_what_ends_a_run():
     assert set(events.TYPES) == {
         *("run.accepted", "run.demoted", "run.resumed", "run.completed", "run.failed", "run.cancelled", "run.expired"),
-        *("step.started", "step.delta", "step.retrying", "step.completed", "step.failed"),
+        *("step.started", "step.delta", "step.retrying", "step.completed", "step.failed", "step.waiting"),
         *("wait.started", "wait.ended", "signal.refused"),
     }
     assert set(events.TYPES) >= events.TERMINAL

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-from email.utils import formatdate
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp.core.retry import Retry, delay_s, parse_retry_after, retry_after_s
+from offramp.core.retry import Retry, delay_s, retry_after_s
 from offramp.errors import DeclarationError
 
 NOW = 1_700_000_000.0
@@ -57,30 +56,6 @@ def test_only_what_is_worth_it_is_tried_again():
     assert delay_s(policy, 1, ConnectionError(), 0.5, None) is not None
     assert delay_s(policy, 1, FileNotFoundError(), 0.5, None) is None
     assert delay_s(policy, 1, ValueError(), 0.5, None) is None
-
-
-@given(st.floats(0, 1e9))
-def test_retry_after_in_seconds_is_read(value):
-    for form in (value, str(value), f" {value!r} ", str(value).encode()):
-        assert parse_retry_after(form, NOW) == value
-
-
-@given(st.integers(-1000, 1000))
-def test_retry_after_as_a_date_is_read_and_the_past_means_now(offset):
-    assert parse_retry_after(formatdate(NOW + offset, usegmt=True), NOW) == max(0, offset)
-
-
-@given(st.text() | st.binary() | st.integers(max_value=-1) | st.just(float("nan")) | st.booleans() | st.none())
-def test_whatever_a_server_sends_is_read_or_ignored(value):
-    read = parse_retry_after(value, NOW)
-    assert read is None or 0 <= read < float("inf")
-
-
-@pytest.mark.parametrize(
-    "value", ["soon", "", "Fri, 99 Dec 2099 99:99:99 GMT", "inf", "-5", object(), [], "Fri, 31 Dec 9999 23:59:59 -2359"]
-)
-def test_garbage_is_no_wait_at_all(value):
-    assert parse_retry_after(value, NOW) is None or "9999" in str(value)
 
 
 class Answered(Exception):

@@ -37,9 +37,10 @@ EXAMPLES: list[events.Body] = [
     events.RunAccepted(
         "research", None, "fast", "interactive", Route("fast", ["a budget of 2 s (class 'interactive')"]).shown()
     ),
-    events.StepStarted("write", KEY, 1, "Why? (3 notes)"),
+    events.StepWaiting("write", KEY, "openai", "rate", 12, 3200.0),
+    events.StepStarted("write", KEY, 1, "Why? (3 notes)", "write_openai"),
     events.StepDelta("write", KEY, 1, msgspec.Raw(b'"Why? "')),
-    events.StepRetrying("write", KEY, 1, ERROR, 412.5),
+    events.StepRetrying("write", KEY, 1, ERROR, 0.0, "write_openai"),
     events.StepCompleted("write", KEY, 2, 281.4),
     events.StepFailed("write", KEY, 3, 12.0, ERROR | {"attempt": 3}),
     events.WaitStarted(
@@ -76,6 +77,8 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.spec:DEMOTION_MESSAGE_LENGTH_MAX", "", "characters of a `demotion_message`"),
             ("core.labels:LABEL_LENGTH_MAX", "", "characters of a step's label; the rest is cut off"),
             ("core.retry:RETRY_ATTEMPTS_MAX", "", "attempts of a `Retry`"),
+            ("core.failover:TARGETS_MAX", "", "steps of a failover"),
+            ("core.failover:DEEP_WAIT_S", "s", "that a deep run waits for a permit before it also asks for another's"),
             ("core.models:ADAPTERS_MAX", "", "annotations whose pydantic adapter is cached; others are rebuilt"),
             ("core.planner:CLASSES_MAX", "", "classes of objects below `Any` that a process caches"),
             ("core.sla:PRIORITY_MAX", "", "largest `priority` of an SLA class; the smallest is its negative"),
@@ -230,6 +233,8 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         "Answers and streams",
         [
             ("core.events:EMITTED_BYTES_MAX", "bytes", "of an emitted value as JSON; a larger one fails its step"),
+            ("core.events:SAID_AFTER_S", "s", "after which a wait for a permit is an event"),
+            ("core.events:SAID_TIMES_MAX", "", "events of one such wait"),
             ("core.events:RESULT_INLINE_BYTES_MAX", "bytes", "of a result in `run.completed` and in listings"),
             ("core.recorded:MESSAGE_LENGTH_MAX", "", "characters of an error's message"),
             (
@@ -307,6 +312,29 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("engines.temporal.hop:SHARE_S_MAX", "s", "for Temporal to take a run whose steps are still in flight"),
             ("engines.temporal.steps:RECORDS_KEPT", "", "run records that a worker caches"),
             ("core.ownership:ASSIGNED_GRACE_S", "s", "after a deadline for an engine to end its run"),
+        ],
+    ),
+    (
+        "Resources",
+        [
+            ("core.limits.breaker:BUCKETS", "", "parts of a breaker's window"),
+            ("core.limits.breaker:RECENT_CALLS", "", "calls of a breaker's window that count, about"),
+            ("core.limits.breaker:RECENT_TIMES", "", "times `min_calls`, if that is more calls"),
+            ("core.limits.breaker:PROBES", "", "calls that a half-open breaker lets through at once"),
+            ("core.limits.breaker:CREDENTIALS_MAX", "", "credentials of a resource with a breaker of their own"),
+            ("core.limits.breaker:REASONS_MAX", "", "different reasons of failures that a breaker counts"),
+            ("core.limits.breaker:REASON_CHARS_MAX", "", "characters of one"),
+            ("core.limits.headers:VALUE_CHARS_MAX", "", "characters of a provider's header that is read"),
+            ("core.limits.said:BODY_BYTES_MAX", "bytes", "of a provider's error that is read"),
+            ("core.limits.said:MESSAGE_CHARS_MAX", "", "characters of its message that are searched for a wait"),
+            ("core.limits.said:CODE_CHARS_MAX", "", "characters of its code"),
+            ("core.limits.said:EXHAUSTED_S", "s", "without calls after `insufficient_quota`"),
+            ("core.limits.said:BLOCKED_S_MAX", "s", "for which a provider may ask not to be called"),
+            ("core.limits.raised:CHAIN_MAX", "", "exceptions, causes and members of groups, that are looked at"),
+            ("core.limits.reading:HEAD_BYTES_MAX", "bytes", "kept of the start of an answer, or an event in a stream"),
+            ("core.limits.reading:TAIL_BYTES_MAX", "bytes", "kept of the end of a longer one"),
+            ("core.limits.reading:UNPACKED_BYTES_MAX", "bytes", "of a compressed answer that are read"),
+            ("core.limits.reading:TOKENS_MAX", "", "tokens that a provider may count for a call"),
         ],
     ),
     (
@@ -484,7 +512,8 @@ def events_list() -> str:
 # Those of them that a pipeline or a client can meet, for docs/reference/limits.md.
 MET = {
     "Declarations": "names:NAME_LENGTH_MAX spec:DEMOTION_MESSAGE_LENGTH_MAX labels:LABEL_LENGTH_MAX "
-    "retry:RETRY_ATTEMPTS_MAX sla:BUDGET_DEFAULT_S spec:RETENTION_DEFAULT_S spec:SHORT_TIMEOUT_S ending:CLEANUP_S_MAX",
+    "retry:RETRY_ATTEMPTS_MAX failover:TARGETS_MAX sla:BUDGET_DEFAULT_S spec:RETENTION_DEFAULT_S spec:SHORT_TIMEOUT_S "
+    "ending:CLEANUP_S_MAX",
     "Requests": "connections:HEAD_BYTES_MAX connections:BODY_S_MAX bodies:DEPTH_MAX request:SESSION_ID_LENGTH_MAX "
     "request:METADATA_PAIRS_MAX request:METADATA_KEY_LENGTH_MAX request:METADATA_VALUE_LENGTH_MAX "
     "negotiation:IDEMPOTENCY_KEY_LENGTH_MAX filters:LIMIT_MAX ownership:SIGNALS_MAX waits:ASK_BYTES_MAX "

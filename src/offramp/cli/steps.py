@@ -71,6 +71,7 @@ def whole(step: Mapping[str, Any]) -> Iterable[Text]:
 
 def _head(step: Mapping[str, Any]) -> Iterable[Text]:
     label = f" ({one_line(step['label'])})" if step.get("label") else ""
+    label += f" by {one_line(step['target'])}" if step.get("target") else ""
     took = "" if step.get("duration_ms") is None else f" in {duration(step['duration_ms'])}"
     attempts = f", {step['attempts']} attempts" if step.get("attempts", 1) > 1 else ""
     status = str(step.get("status"))
@@ -82,7 +83,8 @@ def _head(step: Mapping[str, Any]) -> Iterable[Text]:
 
 def _failures(step: Mapping[str, Any]) -> Iterable[Text]:
     for each in step.get("failures") or []:
-        yield _named(f"attempt {each.get('attempt')}", error_text({**each, "attempt": 1}))
+        by = f"by {one_line(each['target'])}: " if each.get("target") else ""
+        yield _named(f"attempt {each.get('attempt')}", by + error_text({**each, "attempt": 1}))
 
 
 def _named(name: str, value: str) -> Text:

@@ -99,6 +99,16 @@ def waited_for(wait: Mapping[str, Any]) -> str:
     return f"signal {wait['name']}{asked}"
 
 
+def waited_for_permit(wait: Mapping[str, Any]) -> str:
+    """A wait for a permit in a few words: `openai (rate, 12 ahead, about 3.2 s)`."""
+    facts = [str(wait.get("reason") or "")]
+    if wait.get("ahead"):
+        facts.append(f"{wait['ahead']} ahead")
+    if wait.get("expected_ms"):
+        facts.append(f"about {duration(float(wait['expected_ms']))}")
+    return one_line(f"{wait.get('resource')} ({', '.join(filter(None, facts))})")
+
+
 def error_text(error: object) -> str:
     """`message (step write, attempt 3, desk.py:12 in fetch)` for the error object of an event or document."""
     if not isinstance(error, Mapping):
@@ -127,7 +137,16 @@ def _started(view: RunView, event: Event) -> Shown:
     label, attempt = event.data.get("label"), int(event.data.get("attempt", 1))
     step = _step(event) + (f" ({one_line(str(label))})" if label else "")
     view = _with(view, _key(event), StepView(step, attempt, view.at))
-    return Shown(view, [_line(view, "start", step + _nth(attempt))])
+    return Shown(view, [_line(view, "start", step + _by(event) + _nth(attempt))])
+
+
+def _waiting(view: RunView, event: Event) -> Shown:
+    data = event.data
+    text = f"{_step(event)} waits for {waited_for_permit(data)}"
+    known = view.running.get(_key(event))
+    if known is not None:
+        view = _with(view, _key(event), replace(known, data=f"waits for {one_line(str(data.get('resource')))}"))
+    return Shown(view, [_line(view, "wait", text)])
 
 
 def _delta(view: RunView, event: Event) -> Shown:
@@ -153,8 +172,13 @@ def _retrying(view: RunView, event: Event) -> Shown:
     attempt = event.data.get("attempt", 1)
     delay_ms = float(event.data.get("delay_ms", 0))
     again = f"again in {duration(delay_ms)}" if delay_ms >= 1 else "again at once"
-    text = f"{_step(event)} attempt {attempt} is void: {_message(event)}; {again}"
+    text = f"{_step(event)} attempt {attempt}{_by(event)} is void: {_message(event)}; {again}"
     return Shown(view, [_line(view, "retry", text)])
+
+
+def _by(event: Event) -> str:
+    target = event.data.get("target")
+    return f" by {one_line(str(target))}" if target else ""
 
 
 def _completed(view: RunView, event: Event) -> Shown:
@@ -227,6 +251,7 @@ def _terminal(view: RunView, event: Event) -> Shown:
 
 _TABLE: Mapping[str, Callable[[RunView, Event], Shown]] = {
     "run.accepted": _accepted,
+    "step.waiting": _waiting,
     "step.started": _started,
     "step.delta": _delta,
     "step.retrying": _retrying,

@@ -53,6 +53,7 @@ _LOOKS: dict[SpanKind, Look] = {
     "lost": Look("╌", "╍", "?", "?", "yellow", "attempt lost with its process"),
     "cancelled": Look("╌", "╌", "/", "/", "dim", "cancelled"),
     "retry": Look("·", "•", ".", ".", "yellow", "before the next attempt"),
+    "permit": Look("∙", "◦", ";", ";", "magenta", "waiting for a permit of a resource"),
     "queued": Look("░", "▓", ":", "%", "magenta", "waiting: in the queue, for a time, for a signal"),
     "wait": Look("░", "▓", ":", "%", "magenta", "waiting: in the queue, for a time, for a signal"),
     "parked": Look("░", "▓", ":", "%", "magenta", "waiting: in the queue, for a time, for a signal"),
@@ -65,7 +66,7 @@ _CUT: dict[SpanKind, tuple[str, str]] = {"failed": ("✗", "x"), "lost": ("✗",
 _MARKS = {"demoted": ("▼", "v", "bold yellow"), "resumed": ("▶", ">", "bold cyan")}
 _GUIDE = ("╎", "|")
 _CRITICAL = "bold"
-_SAID: frozenset[SpanKind] = frozenset({"failed", "lost", "cancelled", "retry"})
+_SAID: frozenset[SpanKind] = frozenset({"failed", "lost", "cancelled", "retry", "permit"})
 _FINE = frozenset({"completed", "received", "due"})
 
 
@@ -176,6 +177,8 @@ class _Drawing:
         notes = [] if number == 0 or row.status in _FINE else [row.status]
         if row.attempts > 1:
             notes.insert(0, f"{row.attempts} attempts")
+        if row.target is not None:
+            notes.append(f"by {one_line(row.target)}")
         return took if brief else "  ".join(part for part in (took, ", ".join(notes)) if part)
 
     def _axis(self) -> Text:

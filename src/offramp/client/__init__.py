@@ -29,6 +29,7 @@ from offramp.client.events import (
     StepFailed,
     StepRetrying,
     StepStarted,
+    StepWaiting,
     WaitEnded,
     WaitStarted,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "StepFailed",
     "StepRetrying",
     "StepStarted",
+    "StepWaiting",
     "Ticket",
     "WaitEnded",
     "WaitStarted",

@@ -86,6 +86,7 @@ class StepDocument(Part, frozen=True, kw_only=True):
     started_at: datetime | None = None
     duration_ms: float | None = None
     label: str | None = None
+    target: str | None = None
     key: str | None = None
     arguments: Any = None
     result: Any = None

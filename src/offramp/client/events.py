@@ -36,10 +36,22 @@ class _OfStep(_Known, frozen=True, kw_only=True):
     attempt: int = 1
 
 
+class StepWaiting(_Known, frozen=True, kw_only=True):
+    """A step, or a request of its code, waits for a permit of `resource`: `reason` says what for."""
+
+    step: str = ""
+    key: str = ""
+    resource: str = ""
+    reason: str = ""
+    ahead: int = 0
+    expected_ms: float | None = None
+
+
 class StepStarted(_OfStep, frozen=True, kw_only=True):
-    """An attempt of a step begins."""
+    """An attempt of a step begins; in a failover, `target` is the step whose code it executes."""
 
     label: str | None = None
+    target: str | None = None
 
 
 class StepDelta(_OfStep, frozen=True, kw_only=True):
@@ -53,6 +65,7 @@ class StepRetrying(_OfStep, frozen=True, kw_only=True):
 
     error: RunError = field(default_factory=RunError)
     delay_ms: float = 0.0
+    target: str | None = None
 
 
 class StepCompleted(_OfStep, frozen=True, kw_only=True):
@@ -142,6 +155,7 @@ class RunExpired(_Known, frozen=True, kw_only=True):
 
 KINDS: dict[str, type[Event]] = {
     "run.accepted": RunAccepted,
+    "step.waiting": StepWaiting,
     "step.started": StepStarted,
     "step.delta": StepDelta,
     "step.retrying": StepRetrying,

@@ -49,20 +49,25 @@ AttemptOutcome = Completed | Failed | RetryLater | Postponed | Interrupted
 
 
 class FailedAttempt(msgspec.Struct, frozen=True):
-    """A failed attempt: its number, the code and message of its error, and, from an event, when and where it failed."""
+    """A failed attempt: its number, the code and message of its error, and, from an event, when and where it failed.
+
+    In a failover also the target that failed.
+    """
 
     number: int
     code: str
     message: str
     at: str = ""
     where: dict[str, Any] | None = None
+    target: str | None = None
 
     def public(self) -> dict[str, Any]:
-        """`{code, message, attempt, at, where}`."""
-        return {
+        """`{code, message, attempt, at, where}`, and `target` in a failover."""
+        shown = {
             "code": self.code,
             "message": self.message,
             "attempt": self.number,
             "at": self.at,
             "where": self.where,
         }
+        return shown if self.target is None else {**shown, "target": self.target}

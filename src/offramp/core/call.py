@@ -6,7 +6,7 @@ A declared step makes one where it is called. What executes a call knows no decl
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -15,6 +15,20 @@ from offramp.core.retry import Retry
 Lane = Literal["loop", "thread", "process"]
 Effect = Literal["repeatable", "once"]
 StepKind = Literal["step", "tool", "agent", "llm"]
+
+
+class FirstToken(msgspec.Struct, frozen=True):
+    """What is expected of the first token of an attempt: its first emit, or the first byte of an answer.
+
+    Attributes:
+        within: seconds; a later one ends the attempt, if another target is left. None for no limit.
+        slow_after: seconds; a later one counts as slow.
+        hedge: whether a late one has the code executed a second time beside it.
+    """
+
+    within: float | None = None
+    slow_after: float | None = None
+    hedge: bool = False
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -26,6 +40,8 @@ class Policy(msgspec.Struct, frozen=True):
         retry: when another attempt follows.
         effect: `once` where the code must not run again while its effect is unknown.
         short: whether the code ends within moments. An engine may then skip what makes a long step recoverable.
+        first: what is expected of its first token; None for nothing.
+        uses: the names of the resources whose permits an attempt has before it begins, in their one order.
     """
 
     lane: Lane
@@ -33,6 +49,8 @@ class Policy(msgspec.Struct, frozen=True):
     retry: Retry
     effect: Effect = "repeatable"
     short: bool = False
+    first: FirstToken | None = None
+    uses: tuple[str, ...] = ()
 
 
 class Codec(Protocol):
@@ -66,6 +84,8 @@ class Call(msgspec.Struct, frozen=True):
         arguments: as a JSON object.
         decider: makes the call that finds out the outcome of an interrupted `once`; None where nothing can.
         label: formats its label; None where the step has none.
+        target: in a failover, the name of the step whose code this is; else None.
+        targets: what else the failover can call; None in another step.
     """
 
     name: str
@@ -79,3 +99,24 @@ class Call(msgspec.Struct, frozen=True):
     arguments: bytes
     decider: Callable[[], Call] | None = None
     label: Callable[[], str | None] | None = None
+    target: str | None = None
+    targets: Targets | None = None
+
+
+class MakesCall(Protocol):
+    """Makes the call of a step of a failover."""
+
+    def __call__(self, place: int, *, is_last: bool) -> Call:
+        """The call of the step at this place; whether it is the last that is left."""
+
+
+class Targets(NamedTuple):
+    """The steps of a failover, for one call of it.
+
+    Attributes:
+        names: of the steps, in their order.
+        call: makes the call of one of them.
+    """
+
+    names: tuple[str, ...]
+    call: MakesCall

@@ -115,6 +115,15 @@ class Signature:
         self.result_schema = json_schema(self.returns, result)
         self._decode_result = shapes.decoder(self.returns)
 
+    def difference(self, other: Signature) -> str | None:
+        """Why a function of this signature cannot be called instead of one of the other; None if it can."""
+        if self.names != other.names:
+            return f"it takes ({', '.join(self.names)}), not ({', '.join(other.names)})"
+        for own, its in zip(self._parameters, other._parameters, strict=True):
+            if own.annotation != its.annotation:
+                return f"its parameter {own.name!r} is {own.annotation!r}, not {its.annotation!r}"
+        return None if self.returns == other.returns else f"it returns {self.returns!r}, not {other.returns!r}"
+
     @functools.cached_property
     def declared(self) -> frozenset[str]:
         """The declared fields of objects in an input, as `parameter.field`."""

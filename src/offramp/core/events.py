@@ -13,11 +13,16 @@ from typing import Any, Literal
 import msgspec
 
 from offramp.core.attempts import FailedAttempt
+from offramp.core.limits.messages import Reason
 from offramp.core.run import Path, ShownRoute
 
 RESULT_INLINE_BYTES_MAX = 256 * 1024
 """`run.completed` carries no larger result; its `result_url` gives the address."""
 
+SAID_AFTER_S = 0.25
+"""A wait for a permit that is shorter is in no event."""
+SAID_TIMES_MAX = 3
+"""How often one wait for a permit is said."""
 EMITTED_BYTES_MAX = 256 * 1024
 """The limit of one emitted value, encoded."""
 
@@ -40,12 +45,28 @@ class RunAccepted(Body, frozen=True, tag="run.accepted", rename={"sla": "class"}
 
 
 class StepStarted(Body, frozen=True, tag="step.started", omit_defaults=True):
-    """An attempt of a step begins; with its label, if it has one."""
+    """An attempt of a step begins; with its label, if it has one, and its target in a failover."""
 
     step: str
     key: str
     attempt: int
     label: str | None = None
+    target: str | None = None
+
+
+class StepWaiting(Body, frozen=True, tag="step.waiting"):
+    """A step, or a request of its code, has waited 250 ms for a permit of `resource`; `ahead` of it so many calls wait.
+
+    It goes on in about `expected_ms`, null if that is not known. `reason` is `rate`, `tokens`, `concurrency`, `breaker`
+    or `retry-after`; when that changes, a wait is said again, at most 3 times.
+    """
+
+    step: str
+    key: str
+    resource: str
+    reason: Reason
+    ahead: int
+    expected_ms: float | None
 
 
 class StepDelta(Body, frozen=True, tag="step.delta"):
@@ -57,14 +78,18 @@ class StepDelta(Body, frozen=True, tag="step.delta"):
     delta: msgspec.Raw
 
 
-class StepRetrying(Body, frozen=True, tag="step.retrying"):
-    """An attempt failed and another follows in `delay_ms`; the deltas of `attempt` are void."""
+class StepRetrying(Body, frozen=True, tag="step.retrying", omit_defaults=True):
+    """An attempt failed and another follows in `delay_ms`; the deltas of `attempt` are void.
+
+    In a failover, `target` is the one that failed.
+    """
 
     step: str
     key: str
     attempt: int
     error: dict[str, Any]
     delay_ms: float
+    target: str | None = None
 
 
 class StepCompleted(Body, frozen=True, tag="step.completed"):
@@ -163,6 +188,7 @@ class RunExpired(Body, frozen=True, tag="run.expired"):
 
 EVENTS: tuple[type[Body], ...] = (
     RunAccepted,
+    StepWaiting,
     StepStarted,
     StepDelta,
     StepRetrying,
@@ -304,6 +330,7 @@ class _Seen(msgspec.Struct):
     delay_ms: float = 0.0
     error: _SeenError | None = None
     label: str | None = None
+    target: str | None = None
 
 
 class StepState(msgspec.Struct):
@@ -329,14 +356,16 @@ class StepState(msgspec.Struct):
     final: FailedAttempt | None = None
     """The attempt with which the step failed for good."""
     label: str | None = None
+    target: str | None = None
+    """In a failover, the target of its last attempt."""
 
     def changed_epoch(self) -> float:
         """When the last of these events happened, in epoch seconds."""
         return datetime.fromisoformat(self.changed_at).timestamp()
 
     def document(self) -> dict[str, Any]:
-        """`{name, key, label, status, attempts, started_at, duration_ms}`."""
-        return {
+        """`{name, key, label, status, attempts, started_at, duration_ms}`, and `target` in a failover."""
+        shown = {
             "name": self.name,
             "key": self.key,
             "label": self.label,
@@ -345,6 +374,7 @@ class StepState(msgspec.Struct):
             "started_at": self.started_at,
             "duration_ms": self.duration_ms,
         }
+        return shown if self.target is None else {**shown, "target": self.target}
 
 
 INTERRUPTED = "interrupted"
@@ -361,7 +391,8 @@ def _ended(step: StepState, seen: _Seen) -> None:
     step.duration_ms, step.delay_ms, step.changed_at = seen.duration_ms, seen.delay_ms, seen.at
     error = seen.error
     if error is not None:
-        failed = FailedAttempt(seen.attempt, error.code, error.message, seen.at, error.where)
+        target = seen.target or step.target
+        failed = FailedAttempt(seen.attempt, error.code, error.message, seen.at, error.where, target)
         if seen.type == "step.retrying":
             step.failed.append(failed)
         else:
@@ -386,6 +417,7 @@ def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, 
                 known.starts = known.starts + 1 if known.status == "running" else 1
                 known.status, known.attempts, known.changed_at = "running", seen.attempt, seen.at
                 known.left = False
+            steps[seen.key].target = seen.target
         elif seen.type == "step.retrying" and seen.error is not None and seen.error.code == INTERRUPTED:
             if seen.key in steps:  # its process died or gave it up; the same attempt is still to be finished (D3)
                 steps[seen.key].left = steps[seen.key].interrupted = True

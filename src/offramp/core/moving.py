@@ -7,7 +7,7 @@ seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -28,6 +28,8 @@ class Part(NamedTuple):
     began: float
     ended: float
     still: Sequence[Interval] = ()
+    within: Mapping[str, Sequence[Interval]] = {}
+    """When its steps only waited for others while they were in flight, by their keys."""
 
 
 class Fast(NamedTuple):
@@ -48,8 +50,8 @@ def moved(part: Part, entries: Sequence[Entry], earlier: Sequence[Interval] = ()
         fast: of a demoted run.
     """
     covered: list[Interval] = [(part.began, part.ended)]
-    if part.still:
-        covered = union([*_without(part), *_steps(entries), *_sleeps(entries, part.ended)])
+    if part.still or part.within:
+        covered = union([*_without(part), *_steps(entries, part.within), *_sleeps(entries, part.ended)])
     if earlier:
         covered = union([*covered, *earlier])
     return _measured(covered, _ends(entries), fast)
@@ -99,19 +101,25 @@ def _ends(entries: Sequence[Entry]) -> Iterator[tuple[str, float]]:
 
 def _without(part: Part) -> Iterator[Interval]:
     """The rest of a part, without the time in which it only waited."""
-    since = part.began
-    for start, end in union(part.still):
+    waits = [wait for waits in part.within.values() for wait in waits]
+    return _rest((part.began, part.ended), [*part.still, *waits])
+
+
+def _rest(whole: Interval, waits: Sequence[Interval]) -> Iterator[Interval]:
+    since, ended = whole
+    for start, end in union(waits):
         if start > since:
-            yield since, min(start, part.ended)
+            yield since, min(start, ended)
         since = max(since, end)
-    if since < part.ended:
-        yield since, part.ended
+    if since < ended:
+        yield since, ended
 
 
-def _steps(entries: Sequence[Entry]) -> Iterator[Interval]:
+def _steps(entries: Sequence[Entry], waits: Mapping[str, Sequence[Interval]] = {}) -> Iterator[Interval]:
     for entry in entries:
         if entry.kind == "step" and entry.duration_ms:
-            yield entry.started_at, entry.started_at + entry.duration_ms / 1000
+            whole = entry.started_at, entry.started_at + entry.duration_ms / 1000
+            yield from _rest(whole, waits[entry.key]) if entry.key in waits else [whole]
 
 
 def _sleeps(entries: Sequence[Entry], until: float) -> Iterator[Interval]:

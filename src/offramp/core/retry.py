@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from offramp.errors import DeclarationError
+from offramp.core.limits.headers import parse_retry_after
+from offramp.core.limits.raised import CHAIN_MAX, answer_of
+from offramp.core.limits.said import is_final, judged, wait_s
+from offramp.errors import CircuitOpen, DeclarationError
 
 RETRY_ATTEMPTS_MAX = 100
 Kinds = type[Exception] | tuple[type[Exception], ...]
@@ -18,7 +21,9 @@ class Retry:
 
     The delay after attempt n is uniform in `[0, min(cap, base * factor ** (n - 1))]` seconds ("full jitter",
     Marc Brooker, AWS Architecture Blog, 2015), but never less than what the failing server asked for with
-    `Retry-After`, as far as `retry_after_max` goes.
+    `Retry-After` or the like, as far as `retry_after_max` goes. An answer that says that money is used up
+    (`insufficient_quota`) ends the step; an open breaker (`CircuitOpen`) is waited for without using up an attempt,
+    but not by a step that has only one.
 
     Args:
         attempts: tries in all, the first included; 1 to 100.
@@ -26,7 +31,9 @@ class Retry:
         factor: growth of the ceiling per attempt.
         cap: seconds, the highest ceiling.
         on: exception classes worth another try, as a tuple or one alone. An exception counts as one of them if it is,
-            or if one that it was raised `from` is; a group also if all its members do.
+            or if one that it was raised `from` is; a group also if all its members do. An answer of 400, 401, 403, 404
+            or 422, which a repetition would get again, ends the step all the same, unless `on` names the very class of
+            its exception.
         never: exception classes that end the step at once, even when `on` covers them. Looked for alike, but a single
             member of a group is enough.
         retry_after_max: seconds; a server that asks for a longer wait makes the step fail instead.
@@ -62,28 +69,27 @@ ONCE = Retry(attempts=1)
 """The policy of a step without `retry=`: one attempt."""
 
 
-CHAIN_MAX = 100
-"""The deepest nesting of causes and groups that is searched."""
-
-
-def covers(error: BaseException, kinds: Kinds, members: Callable[[Iterable[bool]], bool], depth: int = 0) -> bool:
+def covers(
+    error: BaseException, kinds: Kinds, members: Callable[[Iterable[bool]], bool], around: frozenset[int] = frozenset()
+) -> bool:
     """Whether an exception counts as one of these classes.
 
     Args:
         error: the exception.
         kinds: one class, or a tuple.
         members: `any` or `all`: how many members of a group have to count.
-        depth: how many exceptions are around it.
+        around: the exceptions around it, by identity.
     """
     if isinstance(error, kinds):
         return True
-    if depth >= CHAIN_MAX:
+    if id(error) in around or len(around) >= CHAIN_MAX:
         return False
+    around |= {id(error)}
     within = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    if within and members(covers(each, kinds, members, depth + 1) for each in within):
+    if within and members(covers(each, kinds, members, around) for each in within):
         return True
     cause = error.__cause__
-    return cause is not None and covers(cause, kinds, members, depth + 1)
+    return cause is not None and covers(cause, kinds, members, around)
 
 
 def delay_s(retry: Retry, attempt: int, error: Exception, jitter: float, retry_after: float | None) -> float | None:
@@ -91,72 +97,94 @@ def delay_s(retry: Retry, attempt: int, error: Exception, jitter: float, retry_a
 
     Args:
         retry: the step's policy.
-        attempt: the attempt that just failed, counted from 1.
+        attempt: how many attempts were made that count (`counted`), the one that just failed included.
         error: what it raised.
         jitter: a number in [0, 1).
         retry_after: what the failing server asked for, in seconds.
     """
-    if attempt >= retry.attempts or not covers(error, retry.on, all) or covers(error, retry.never, any):
+    if max(attempt, 1) >= retry.attempts or not covers(error, retry.on, all) or covers(error, retry.never, any):
+        return None
+    if is_hopeless(error, retry.on):
         return None
     if retry_after is not None and retry_after > retry.retry_after_max:
         return None
     try:
-        ceiling = min(retry.cap, retry.base * retry.factor ** (attempt - 1))
+        ceiling = min(retry.cap, retry.base * retry.factor ** max(attempt - 1, 0))
     except OverflowError:
         ceiling = retry.cap if retry.base else 0.0
     return max(jitter * ceiling, retry_after or 0.0)
 
 
-def retry_after_s(error: BaseException, now: float) -> float | None:
-    """The `Retry-After` a failed call carries, in seconds; None when there is none or it cannot be read.
+def counted(attempts: int, earlier: Iterable[str], error: BaseException) -> int:
+    """How many of the attempts count: all but those that an open breaker stopped.
 
-    Looks for a `retry_after` attribute, then for `response.headers`, where httpx, requests and the OpenAI SDK
-    keep it: seconds or an HTTP date (RFC 9110, section 10.2.3). Then at the members of a group, of which the longest
-    wait counts, and at what the error was raised from.
+    Args:
+        attempts: that have been made.
+        earlier: the codes of the errors of all but the last.
+        error: of the last one.
     """
-    return _retry_after_s(error, now, 0)
+    stopped = sum(code == CircuitOpen.code for code in earlier) + covers(error, CircuitOpen, all)
+    return max(attempts - stopped, 0) if attempts < RETRY_ATTEMPTS_MAX else attempts
 
 
-def _retry_after_s(error: BaseException, now: float, depth: int) -> float | None:
-    try:
-        asked = parse_retry_after(_asked(error), now)
-    except Exception:  # noqa: BLE001 - a property of a class of the user's own may raise anything
-        asked = None
-    if asked is not None or depth >= CHAIN_MAX:
-        return asked
-    if isinstance(error, BaseExceptionGroup):
-        of_members = [_retry_after_s(each, now, depth + 1) for each in error.exceptions]
+def is_hopeless(error: BaseException, named: Kinds = ()) -> bool:
+    """Whether another attempt would fail the same way.
+
+    So does a request that is answered with 400, 401, 403, 404 or 422, unless the class of its exception is named; and
+    every request while `insufficient_quota` or the like is the answer. Also looks at what the error was raised from,
+    and at the members of a group, of which one is enough.
+
+    Args:
+        error: what the attempt raised.
+        named: classes of exceptions. One that has no answer itself, or a group, may be named for what it stands for.
+    """
+    return _is_hopeless(error, named if isinstance(named, tuple) else (named,), set(), is_named=False)
+
+
+def _is_hopeless(error: BaseException, named: tuple[type, ...], seen: set[int], *, is_named: bool) -> bool:
+    if id(error) in seen or len(seen) > CHAIN_MAX:
+        return False
+    seen.add(id(error))
+    is_named = is_named or type(error) in named
+    answer = answer_of(error)
+    verdict = None if answer is None else judged(answer, 0.0)
+    if answer is not None and verdict is not None:
+        return verdict.how == "exhausted" or (is_final(answer, verdict) and not is_named)
+    within = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    causes = () if error.__cause__ is None else (error.__cause__,)
+    return any(_is_hopeless(each, named, seen, is_named=is_named) for each in (*within, *causes))
+
+
+def retry_after_s(error: BaseException, now: float) -> float | None:
+    """The wait that a failed call asks for, in seconds; None when there is none or it cannot be read.
+
+    Looks for a `retry_after` attribute: seconds or an HTTP date (RFC 9110, section 10.2.3). Then in the answer that the
+    error was made of, where httpx, requests, botocore and the SDKs of OpenAI and Anthropic keep it: `retry-after-ms`,
+    `Retry-After`, the end of a limit that has nothing left. Then at the members of a group, of which the longest wait
+    counts, and at what the error was raised from.
+    """
+    return _retry_after_s(error, now, set())
+
+
+def _retry_after_s(error: BaseException, now: float, seen: set[int]) -> float | None:
+    if id(error) in seen or len(seen) > CHAIN_MAX:
+        return None
+    seen.add(id(error))
+    asked = _asked_s(error, now)
+    if asked is None and isinstance(error, BaseExceptionGroup):
+        of_members = [_retry_after_s(each, now, seen) for each in error.exceptions]
         asked = max((each for each in of_members if each is not None), default=None)
     if asked is None and error.__cause__ is not None:
-        return _retry_after_s(error.__cause__, now, depth + 1)
+        return _retry_after_s(error.__cause__, now, seen)
     return asked
 
 
-def _asked(error: BaseException) -> object:
-    value = getattr(error, "retry_after", None)
-    if value is not None:
-        return value
-    headers = getattr(getattr(error, "response", None), "headers", None)
-    return None if headers is None else headers.get("retry-after")
-
-
-def parse_retry_after(value: object, now: float) -> float | None:
-    """Seconds from a number, a string of seconds or an HTTP date; None when it is none of these."""
-    if value is None or isinstance(value, bool):
-        return None
-    if isinstance(value, bytes):
-        value = value.decode("latin-1")
+def _asked_s(error: BaseException, now: float) -> float | None:
     try:
-        seconds = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return _from_http_date(value, now)
-    return seconds if 0 <= seconds < float("inf") else None
-
-
-def _from_http_date(value: object, now: float) -> float | None:
-    from email.utils import parsedate_to_datetime
-
-    try:
-        return max(0.0, parsedate_to_datetime(str(value)).timestamp() - now)
-    except (TypeError, ValueError, OverflowError):
-        return None
+        asked = parse_retry_after(getattr(error, "retry_after", None), now)
+    except Exception:  # noqa: BLE001 - a property of a class of the user's own may raise anything
+        asked = None
+    if asked is not None:
+        return asked
+    answer = answer_of(error)
+    return None if answer is None else wait_s(answer, now)

@@ -8,12 +8,15 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from offramp.core.call import Call, Effect, Lane, Policy, StepKind
+import msgspec
+
+from offramp.core.call import Call, Effect, FirstToken, Lane, Policy, StepKind, Targets
 from offramp.core.codec import Signature
+from offramp.core.failover import TARGETS_MAX, in_failover, together
 from offramp.core.labels import label_of, require_label
 from offramp.core.names import require_name
 from offramp.core.retry import Retry
@@ -43,6 +46,8 @@ class StepSpec:
     """Decides the result of an interrupted `effect="once"` step, from its arguments."""
     label: str | None = None
     """A format of its arguments."""
+    targets: tuple[tuple[str, Callable[[], StepSpec]], ...] = ()
+    """The steps of a failover by name, each as it is declared, or faked, when it is called."""
 
     def call(self, key: str, encoded: bytes, values: tuple[Any, ...] | None) -> Call:
         """A call of it.
@@ -52,6 +57,8 @@ class StepSpec:
             encoded: the arguments as a JSON object.
             values: the same as the caller has them; None where the caller is elsewhere.
         """
+        if self.targets:
+            return self._walk(key, encoded, values).call(0, is_last=False)
         signature, decider = self.signature, self.on_unknown
         return Call(
             self.name,
@@ -66,6 +73,20 @@ class StepSpec:
             None if decider is None else functools.partial(decider.call, key, encoded, values),
             None if self.label is None else functools.partial(_label, self, self.label, encoded, values),
         )
+
+    def _walk(self, key: str, encoded: bytes, values: tuple[Any, ...] | None) -> Targets:
+        """The calls of a failover's steps, in the name of the failover."""
+
+        def call(place: int, *, is_last: bool) -> Call:
+            name, declared = self.targets[place]
+            made = declared().call(key, encoded, values)
+            policy = in_failover(made.policy, self.policy, is_last=is_last)
+            return msgspec.structs.replace(
+                made, name=self.name, policy=policy, codec=self.signature, target=name, targets=targets
+            )
+
+        targets = Targets(tuple(name for name, _ in self.targets), call)
+        return targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +106,7 @@ class PipelineSpec:
     doc: str
 
 
-def step_spec(
+def step_spec(  # noqa: PLR0913 - a declaration has many options, all by name
     function: Callable[..., Any],
     *,
     name: str | None,
@@ -97,6 +118,9 @@ def step_spec(
     short: bool = False,
     kind: StepKind = "step",
     label: str | None = None,
+    hedge: bool = False,
+    slow_after: float | None = None,
+    uses: Collection[str] = (),
 ) -> StepSpec:
     """Check a step's declaration.
 
@@ -120,11 +144,78 @@ def step_spec(
             "lower it, or drop short="
         )
     bound_s = SHORT_TIMEOUT_S if short and timeout is None else timeout
-    policy = Policy(_lane(function, lane, what), bound_s, retry or Retry(attempts=1), effect, short)
+    first = _first_token(function, effect, what, hedge=hedge, slow_after=slow_after)
+    lane = _lane(function, lane, what)
+    policy = Policy(lane, bound_s, retry or Retry(attempts=1), effect, short, first, uses_of(uses))
     signature = Signature(function, what)
     label = require_label(label, signature.names, what)
     spec = StepSpec(chosen, kind, function, signature, is_async(function), policy, None, label)
     return spec if on_unknown is None else replace(spec, on_unknown=_decider(spec, on_unknown))
+
+
+def uses_of(names: Collection[str]) -> tuple[str, ...]:
+    """The resources that a step uses, in the one order in which every step of the app takes their permits."""
+    return tuple(sorted(set(names)))
+
+
+def _first_token(
+    function: Callable[..., Any], effect: Effect, what: str, *, hedge: bool, slow_after: float | None
+) -> FirstToken | None:
+    _require_duration(slow_after, f"{what}: slow_after=")
+    _require_choice(hedge, (True, False), f"{what}: hedge=")
+    if hedge and effect == "once":
+        raise DeclarationError(f"{what}: hedge=True may execute its code twice, which effect='once' excludes; drop one")
+    if hedge and not is_async(function):
+        raise DeclarationError(
+            f"{what}: hedge=True takes an async function, because the slower of two executions is cancelled, which no "
+            "thread can be; write it with 'async def', or drop hedge="
+        )
+    return FirstToken(slow_after=slow_after, hedge=hedge) if hedge or slow_after is not None else None
+
+
+def failover_spec(
+    function: Callable[..., Any],
+    steps: Sequence[tuple[str, Callable[[], StepSpec]]],
+    *,
+    name: str | None,
+    first_token: float | None,
+) -> StepSpec:
+    """Check a failover's declaration.
+
+    Args:
+        function: what calls the steps outside of runs, with the parameters of the first.
+        steps: by name.
+        name: of the failover; made of the names of the steps otherwise.
+        first_token: seconds.
+
+    Raises:
+        DeclarationError: it cannot work; the message says what to change.
+    """
+    chosen = require_name("failover", "_or_".join(step for step, _ in steps) if name is None else name)
+    what = f"failover {chosen!r}"
+    if not 2 <= len(steps) <= TARGETS_MAX:
+        raise DeclarationError(f"{what} takes 2 to {TARGETS_MAX} steps, in the order of preference, got {len(steps)}")
+    _require_duration(first_token, f"{what}: first_token=")
+    specs = [declared() for _, declared in steps]
+    for spec in specs:
+        if spec.targets:
+            raise DeclarationError(f"{what}: {spec.name!r} is a failover itself; name its steps instead")
+        if spec.policy.effect == "once":
+            raise DeclarationError(
+                f"{what}: step {spec.name!r} has effect='once': another step would do it again while it is unknown "
+                "whether it happened"
+            )
+        difference = spec.signature.difference(specs[0].signature)
+        if difference is not None:
+            raise DeclarationError(
+                f"{what}: step {spec.name!r} cannot stand in for {specs[0].name!r}: {difference}; give both the same "
+                "parameters, in the same order, and the same annotations"
+            )
+    kinds = {spec.kind for spec in specs}
+    policy = together([spec.policy for spec in specs], first_token)
+    signature = Signature(specs[0].function, what)
+    kind = kinds.pop() if len(kinds) == 1 else "step"
+    return StepSpec(chosen, kind, function, signature, True, policy, None, None, tuple(steps))
 
 
 def _decider(step: StepSpec, function: Callable[..., Any]) -> StepSpec:

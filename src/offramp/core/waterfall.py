@@ -13,20 +13,33 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from offramp.core.critical import Interval, Link, Totals, critical_path, totals
-from offramp.core.events import INTERRUPTED, TERMINAL, Event
+from offramp.core.events import INTERRUPTED, SAID_AFTER_S, TERMINAL, Event
 
 SpanKind = Literal[
-    "attempt", "failed", "lost", "cancelled", "retry", "wait", "queued", "fast", "deep", "handoff", "parked", "moved"
+    "attempt",
+    "failed",
+    "lost",
+    "cancelled",
+    "retry",
+    "permit",
+    "wait",
+    "queued",
+    "fast",
+    "deep",
+    "handoff",
+    "parked",
+    "moved",
 ]
 """What fills a stretch of time. Of a step: an attempt that runs or completed, one that `failed`, one that was `lost`
-with its process, one that was `cancelled` (its end is in no event), the delay before a `retry`. Of a wait: the `wait`.
+with its process, one that was `cancelled` (its end is in no event), the delay before a `retry`, the wait for a `permit`
+of what it uses. Of a wait: the `wait`.
 Of the run: `queued`, executing on the `fast` or the `deep` path, between two processes after a demotion (`handoff`),
 while it only waited (`parked`), or because its process died or stopped (`moved`)."""
 
 EMITTED_LENGTH_MAX = 2_000
 """Characters kept of what a step emitted last."""
 BUSY: frozenset[str] = frozenset({"attempt", "failed", "cancelled"})
-WAITING: frozenset[str] = frozenset({"queued", "retry", "wait", "parked"})
+WAITING: frozenset[str] = frozenset({"queued", "retry", "permit", "wait", "parked"})
 MOVING: frozenset[str] = frozenset({"handoff", "moved", "lost"})
 
 
@@ -66,6 +79,7 @@ class Row(NamedTuple):
     spans: tuple[Span, ...]
     failures: tuple[Failed, ...] = ()
     emitted: Emitted | None = None
+    target: str | None = None
 
     @property
     def took(self) -> float:
@@ -133,6 +147,7 @@ class _Track:
     given_up: bool = False
     failures: list[Failed] = field(default_factory=list)
     emitted: Emitted | None = None
+    target: str | None = None
 
     def begin(self, kind: SpanKind, at: float) -> None:
         # Clocks of two machines disagree: a span is drawn after the one before it all the same.
@@ -158,7 +173,8 @@ class _Track:
 
     def row(self) -> Row:
         emitted = self.emitted if self.status == "running" else None
-        return Row(self.kind, self.name, self.status, self.attempts, tuple(self.spans), tuple(self.failures), emitted)
+        spans, failures = tuple(self.spans), tuple(self.failures)
+        return Row(self.kind, self.name, self.status, self.attempts, spans, failures, emitted, self.target)
 
 
 class _Fold:
@@ -238,9 +254,21 @@ class _Fold:
         label = event.data.get("label")
         track = self._track(event, "step", str(event.data.get("step", "?")) + (f" {label}" if label else ""))
         track.end(at)
+        if label:
+            track.name = f"{event.data.get('step', '?')} {label}"
         track.given_up, track.emitted = False, None
         track.status, track.attempts = "running", int(event.data.get("attempt", 1))
+        target = event.data.get("target")
+        track.target = None if target is None else str(target)
         track.begin("attempt", at)
+
+    def waiting(self, event: Event, at: float) -> None:
+        """It waits for a permit before it begins; a wait of a request belongs to its attempt."""
+        track = self._track(event, "step", str(event.data.get("step", "?")))
+        if track.open is None or track.open[0] == "retry":
+            track.end(max(at - SAID_AFTER_S, 0.0))
+            track.status = "waiting"
+            track.begin("permit", max(at - SAID_AFTER_S, 0.0))
 
     def retrying(self, event: Event, at: float) -> None:
         track = self._track(event, "step", str(event.data.get("step", "?")))
@@ -363,6 +391,7 @@ _TABLE: Mapping[str, Callable[[_Fold, Event, float], None]] = {
     "run.accepted": _Fold.accepted,
     "run.demoted": _Fold.demoted,
     "run.resumed": _Fold.resumed,
+    "step.waiting": _Fold.waiting,
     "step.started": _Fold.began,
     "step.delta": _Fold.emitted,
     "step.retrying": _Fold.retrying,

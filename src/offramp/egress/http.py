@@ -10,7 +10,7 @@ from importlib import metadata
 import httpcore
 
 from offramp.core.addresses import Allowed
-from offramp.core.retry import parse_retry_after
+from offramp.core.limits.headers import parse_retry_after
 from offramp.core.webhooks import Answer, Target
 from offramp.egress.guard import ForbiddenAddress, GuardedBackend
 from offramp.egress.signing import Signer

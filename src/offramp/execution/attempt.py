@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,14 +19,16 @@ from offramp.core.journal import Entry
 from offramp.core.leaving import OVER
 from offramp.core.question import Question
 from offramp.core.timestamps import rfc3339
-from offramp.errors import OutsideRun, StepTimeout
+from offramp.errors import FirstTokenTimeout, OutsideRun, StepTimeout
 from offramp.execution.context import Run
 from offramp.execution.endings import Watch
 from offramp.execution.waiting import sleep_for
+from offramp.ports.limits import Holder
 from offramp.ports.seams import Asked
 
 if TYPE_CHECKING:
     from offramp.core.call import Call
+    from offramp.execution.first_token import Watching
     from offramp.execution.gate import Gate
     from offramp.execution.replay import Replay
     from offramp.execution.run_facts import RunFacts
@@ -45,6 +48,20 @@ class Lanes(Protocol):
 
     async def run(self, attempt: Attempt) -> tuple[Any, bytes]:
         """Execute it; returns its result, live and as JSON."""
+
+
+class OwnHolder(Holder, Protocol):
+    """The holder of one attempt."""
+
+    def close(self) -> None:
+        """The attempt is over."""
+
+
+class Holders(Protocol):
+    """Makes the holders of attempts; see `execution.permits`."""
+
+    def holder(self, attempt: Attempt) -> OwnHolder:
+        """The one of this attempt. From any thread."""
 
 
 class Executing(Protocol):
@@ -87,6 +104,10 @@ class Executing(Protocol):
         """The size in bytes up to which the arguments of steps are recorded whole."""
 
     @property
+    def permits(self) -> Holders | None:
+        """Where its attempts get permits; None where there is no resource."""
+
+    @property
     def suspects(self) -> Suspects:
         """The steps that may have crashed earlier processes."""
 
@@ -118,6 +139,8 @@ class Attempt:
         "call",
         "cleans_up",
         "earlier",
+        "first",
+        "held",
         "is_admitted",
         "key",
         "label",
@@ -153,18 +176,35 @@ class Attempt:
         """The failed attempts of the same call."""
         self.target: str | None = None
         """The target that its code should use, chosen by a seam."""
+        self.first: Watching | None = None
+        """What watches for its first token, if its step expects anything of that."""
         self.patience_s: float | None = None
         """How long it may wait for admission; None without limit."""
         self.is_admitted = False
         """Whether it has been admitted."""
         self.releases: list[Callable[[], object]] = []
         """Callbacks that each release one of its admissions."""
+        self.held: OwnHolder | None = None
+        """Its holder, once it was asked for."""
+
+    @property
+    def holder(self) -> Holder | None:
+        """Asks for permits in its name, from any thread; None where there is no resource."""
+        if self.held is None and self.scope.permits is not None:
+            return self.scope.permits.holder(self)
+        return self.held
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of its run."""
+        return self.scope.replay.result_order.turns.loop
 
     def following(self, error: Exception) -> Attempt:
         """The attempt after this one, which failed with this error."""
         failure = failure_of(error)
         made = Attempt(self.scope, self.call, self.number + 1, self.trace)
-        made.earlier = (*self.earlier, FailedAttempt(self.number, failure.code, failure.message))
+        failed = FailedAttempt(self.number, failure.code, failure.message, target=self.call.target)
+        made.earlier = (*self.earlier, failed)
         return made
 
     def anew(self) -> Attempt:
@@ -193,12 +233,17 @@ class Attempt:
             call.key,
             self.number,
             self.earlier,
+            None,
+            call.policy.uses,
+            facts.sla,
+            facts.tenant,
+            facts.priority,
         )
 
     def waits(self) -> Watch:
         """Mark that it waits now, and so may be cancelled from here on."""
         if self.watch is None:
-            self.watch = Watch(self.scope.replay.result_order.turns.loop)
+            self.watch = Watch(self.loop)
         return self.watch
 
     @property
@@ -223,15 +268,30 @@ class Attempt:
     def emit(self, encoded: bytes) -> None:
         """A delta of this attempt; dropped when the attempt has timed out or its run has ended."""
         if self.live and self.scope.gate.state not in OVER:
+            if self.first is not None:
+                self.first_token()
             body = events.StepDelta(self.call.name, self.key, self.number, msgspec.Raw(encoded))
             self.announce(body, self.scope.clock.time())
+
+    def first_token(self) -> None:
+        """Note that the first byte of an answer has come, or the first emit; from any thread, any number of times."""
+        if self.first is not None and not self.first.came:
+            self.first.token()
+
+    def is_slow(self, after_s: float) -> None:
+        """Note that its first token has not come within this time; on its loop."""
+        if self.trace is not None:
+            self.trace.slow(self.number, after_s)
 
     def announce(self, body: events.Body, at: float) -> None:
         """Append an event of this attempt; `at` in epoch seconds."""
         self.scope.log.append(None, events.draft(body, rfc3339(at)))
 
     def timed_out(self) -> StepTimeout:
-        """The error of an attempt that reached its timeout."""
+        """The error of an attempt that reached its timeout, or that of its first token."""
+        if self.first is not None and self.first.is_late and self.call.policy.first is not None:
+            within = self.call.policy.first.within or 0.0
+            return FirstTokenTimeout(f"step {self.call.target!r} emitted nothing within {within:g} s (first_token)")
         return StepTimeout(f"step {self.call.name!r} took longer than its timeout of {self.call.policy.timeout:g} s")
 
     def value(self, _name: str, compute: Callable[[], Any]) -> Any:

@@ -63,6 +63,7 @@ class RemoteSteps(Steps):
     """Steps in processes that the engine picks: one call of the runtime returns the recorded end of a step."""
 
     keeps_timers = True
+    permits = None
 
     def __init__(self, runtime: BodyRuntime) -> None:
         self._runtime = runtime

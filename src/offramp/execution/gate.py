@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -73,15 +73,19 @@ class Gate(Generic[E]):
         """For a run that was given back at rest: the end of its wait, and how many signals it has seen."""
         self._stills: Stills | None = None
 
-    def still(self) -> AbstractContextManager[None]:
-        """Marks a wait for others: for permits, a thread or a signal."""
+    def still(self, within: str = "") -> AbstractContextManager[None]:
+        """Marks a wait for others: for permits, a thread or a signal; of a request `within` the step with this key."""
         if self._stills is None:
             self._stills = Stills(self._clock)
-        return self._stills.during()
+        return self._stills.during(within)
 
     def stills(self, now: float) -> Sequence[Interval]:
         """When the run waited for others, up to now on the monotonic clock."""
         return () if self._stills is None else self._stills.until(now)
+
+    def stills_within(self, now: float) -> Mapping[str, Sequence[Interval]]:
+        """When its steps in flight waited for others, by their keys."""
+        return {} if self._stills is None else self._stills.within(now)
 
     def let_go(self) -> None:
         """Drop the observer: it refers to this, and a cycle waits for the garbage collector."""

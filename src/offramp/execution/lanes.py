@@ -5,15 +5,15 @@ Returns `(live value, encoded result)`; knows nothing of journals or retries.
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from offramp.execution.context import current
 from offramp.execution.driving import Begun, begin
 from offramp.execution.endings import aborted
+from offramp.execution.first_token import bounded
 from offramp.execution.forked import Territory
 from offramp.execution.threads import Place, Threads
 
@@ -89,9 +89,9 @@ class Lanes:
             attempt.waits()
             return None, call.codec.bounded(await self._processes.run(attempt), self._result_bytes_max)
         code = call.thunk()
-        if call.policy.timeout is not None:
+        if call.policy.timeout is not None or call.policy.first is not None:
             attempt.waits()
-            live = await _timed(self._live(attempt, code), attempt)
+            live = await bounded(self._live(attempt, code), attempt)
         elif lane == "thread":
             live = await self._in_thread(attempt, code)
         else:
@@ -154,14 +154,3 @@ def _bound(attempt: Attempt, code: Code, asked_at: float, territory: Territory) 
             raise aborted(error, f"step {attempt.call.name!r}") from error
 
     return call
-
-
-async def _timed(work: Awaitable[Any], attempt: Attempt) -> Any:
-    timeout = attempt.call.policy.timeout
-    try:
-        async with asyncio.timeout(timeout) as limit:
-            return await work
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise attempt.timed_out() from error

@@ -18,13 +18,25 @@ from offramp.core.failure import Failure, failure_of, mark, replayable
 from offramp.core.inspection import recorded_arguments
 from offramp.core.journal import Entry
 from offramp.core.leaving import OVER
-from offramp.core.retry import delay_s, retry_after_s
+from offramp.core.retry import counted, delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
-from offramp.errors import EffectUnknown, EncodingError, ObjectsUnavailable, StepTimeout
+from offramp.errors import (
+    CircuitOpen,
+    EffectUnknown,
+    EncodingError,
+    ExceedsLimit,
+    FirstTokenTimeout,
+    ObjectsUnavailable,
+    ResourceBusy,
+    StepTimeout,
+    WaitsForItself,
+)
 from offramp.execution.attempt import Attempt
 from offramp.execution.endings import ExecutionOver, aborted, is_cancellation
+from offramp.execution.failover import aim_at_first, fails_over
+from offramp.execution.reports import Report
 from offramp.execution.values import as_it_is
-from offramp.ports.seams import Postpone
+from offramp.ports.seams import Postpone, Wait
 
 if TYPE_CHECKING:
     from offramp.core.call import Call
@@ -45,7 +57,7 @@ async def make(attempt: Attempt, lanes: Lanes, seams: Seams, refusal: BaseExcept
         refusal: the reason why it was not admitted, with which it fails.
     """
     scope, call = attempt.scope, attempt.call
-    if not attempt.is_admitted and (seams.before or call.policy.lane == "thread"):
+    if not attempt.is_admitted and (seams.before or call.targets is not None or call.policy.lane == "thread"):
         return await _admitted(attempt, lanes, seams)
     try:
         await scope.gate.enter(attempt)
@@ -76,11 +88,14 @@ async def make(attempt: Attempt, lanes: Lanes, seams: Seams, refusal: BaseExcept
         return completed
     finally:
         scope.leave(attempt)
+        if attempt.held is not None:
+            attempt.held.close()
 
 
 async def _admitted(attempt: Attempt, lanes: Lanes, seams: Seams) -> AttemptOutcome:
     """Make the attempt once it is admitted; until then it is not in flight."""
     attempt.is_admitted, refusal = True, None
+    aim_at_first(attempt)
     try:
         if seams.before:
             await _pass(attempt, seams.before)
@@ -102,12 +117,7 @@ async def _admitted(attempt: Attempt, lanes: Lanes, seams: Seams) -> AttemptOutc
 
 async def _pass(attempt: Attempt, before: Sequence[Before]) -> None:
     """Wait for each admission, for as long as the engine lets the attempt wait."""
-    scope, asked, waits = attempt.scope, attempt.asked(), []
-
-    def says(what: str) -> None:
-        waits.append(what)
-        scope.report_wait(asked.step, what)
-
+    scope, asked, says = attempt.scope, attempt.asked(), _Says(attempt)
     attempt.waits()
     since = scope.clock.monotonic()
     try:
@@ -119,10 +129,37 @@ async def _pass(attempt: Attempt, before: Sequence[Before]) -> None:
         if limit.expired():
             raise Postpone(scope.clock.time() + ASK_AGAIN_S) from None
         raise
-    if waits:
+    except CircuitOpen as refused:
+        if refused.retry_after is None:
+            raise
+        raise Postpone(scope.clock.time() + refused.retry_after) from None  # an open breaker uses up no attempt
+    if says.has_spoken:
         scope.report_wait(asked.step, None)
     if attempt.trace is not None:
         attempt.trace.queued(scope.clock.monotonic() - since)
+
+
+class _Says:
+    """Passes on what an attempt waits for before it begins."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._reports: dict[str, Report] = {}
+        self.has_spoken = False
+
+    def __call__(self, what: str | Wait) -> None:
+        if isinstance(what, str):
+            self.has_spoken = True
+            self._attempt.scope.report_wait(self._attempt.call.name, what)
+        elif what.answer is None:
+            report = self._reports.pop(what.resource, None)
+            if report is not None:
+                report.end()
+        else:
+            report = self._reports.get(what.resource)
+            if report is None:
+                report = self._reports[what.resource] = Report(self._attempt, what.resource, in_flight=False)
+            report.take(what.answer)
 
 
 async def _wait_for_thread(attempt: Attempt, lanes: Lanes) -> None:
@@ -136,11 +173,12 @@ async def _wait_for_thread(attempt: Attempt, lanes: Lanes) -> None:
 async def _surrounded(attempt: Attempt, lanes: Lanes, seams: Seams) -> Completed:
     """The result of the code, with the seams around it; raises the failure of the attempt."""
     attempt.waits()  # a wrapper may wait before it runs the code
+    aimed_at = attempt.target
 
     async def code(target: str | None = None) -> Completed | Failed:
         if attempt.watch is not None and attempt.watch.is_left():
             raise RuntimeError("an Around has to await run() in its own task, not in another one")
-        attempt.target = target
+        attempt.target = target or aimed_at
         try:
             if attempt.place is not None and not attempt.place.is_given:  # the wrapper was used for another target
                 await _wait_for_thread(attempt, lanes)
@@ -178,8 +216,8 @@ def _begin(attempt: Attempt) -> None:
     call = attempt.call
     attempt.label = None if call.label is None else call.label()
     if attempt.trace is not None:
-        attempt.trace.attempt(attempt.number, attempt.label)
-    started = events.StepStarted(call.name, attempt.key, attempt.number, attempt.label)
+        attempt.trace.attempt(attempt.number, attempt.label, call.target)
+    started = events.StepStarted(call.name, attempt.key, attempt.number, attempt.label, call.target)
     attempt.scope.log.append(None, events.draft(started, rfc3339(attempt.at)))
 
 
@@ -230,20 +268,37 @@ def _after_failure(attempt: Attempt, error: Exception) -> RetryLater | Failed:
     duration_ms = round((scope.clock.monotonic() - attempt.began) * 1000, 3)
     now = scope.clock.time()
     mark(error, call.name, number)
-    if isinstance(error, StepTimeout):
+    if isinstance(error, StepTimeout) and not isinstance(error, FirstTokenTimeout):
         scope.metrics.timed_out(scope.facts.pipeline, call.name)
-    is_final = isinstance(error, (EncodingError, ObjectsUnavailable))  # another attempt would end the same
-    retry = call.policy.retry
-    wait_s = None if is_final else delay_s(retry, number, error, scope.clock.random(), retry_after_s(error, now))
+    wait_s = _delay_s(attempt, error, now)
     if wait_s is None:
         return fail(scope, call, number, error, attempt.at, duration_ms)
     failure = failure_of(error, function=call.function)
-    body = events.StepRetrying(call.name, call.key, number, failure.public(), round(wait_s * 1000, 3))
+    delay_ms = round(wait_s * 1000, 3)
+    body = events.StepRetrying(call.name, call.key, number, failure.public(), delay_ms, call.target)
     scope.append(None, events.draft(body, rfc3339(now)))
     scope.metrics.retrying(scope.facts.pipeline, call.name)
     if attempt.trace is not None:
         attempt.trace.retrying(number, failure, wait_s)
     return RetryLater(error, wait_s)
+
+
+def _delay_s(attempt: Attempt, error: Exception, now: float) -> float | None:
+    """Seconds until another attempt, None if the step has failed for good."""
+    call, clock = attempt.call, attempt.scope.clock
+    if call.targets is not None:
+        return 0.0 if fails_over(attempt, error) else None
+    if _is_final(error):
+        return None
+    made = counted(attempt.number, (each.code for each in attempt.earlier), error)
+    return delay_s(call.policy.retry, made, error, clock.random(), retry_after_s(error, now))
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether another attempt would end the same."""
+    if isinstance(error, ResourceBusy):
+        return error.retry_after is None
+    return isinstance(error, (EncodingError, ExceedsLimit, ObjectsUnavailable, WaitsForItself))
 
 
 def fail(scope: Executing, call: Call, number: int, error: Exception, at: float, duration_ms: float) -> Failed:
@@ -282,7 +337,7 @@ async def first(scope: Executing, call: Call) -> Attempt | Failed:
         return fail(scope, call, before.attempts, unknown, scope.clock.time(), 0.0)
     if before.starts:
         failure = Failure(events.INTERRUPTED, "the process that executed this ended", call.name, before.attempts)
-        body = events.StepRetrying(call.name, call.key, before.attempts, failure.public(), 0.0)
+        body = events.StepRetrying(call.name, call.key, before.attempts, failure.public(), 0.0, before.target)
         scope.append(None, events.draft(body, rfc3339(scope.clock.time())))
     attempt = Attempt(scope, call if call.decider is None else call.decider(), before.attempts, None)
     attempt.earlier = tuple(before.failed)

@@ -50,12 +50,13 @@ class Job(msgspec.Struct):
     path: Literal["fast", "deep"]
     remaining_s: float | None
     trace: dict[str, str]
+    awaits_first: bool = False
 
 
 class Reply(msgspec.Struct):
-    """`emit` any number of times, then one `done`."""
+    """`emit` any number of times, then one `done`; `first` for the first token, where that is waited for."""
 
-    kind: Literal["emit", "done"]
+    kind: Literal["emit", "first", "done"]
     value: bytes | None = None
     failure: Failure | None = None
 
@@ -78,6 +79,7 @@ class RemoteAttempt:
         self.clock = SystemClock()
         self.target = job.target
         """See `Attempt`."""
+        self._awaits_first = job.awaits_first
 
     def run(self) -> Run:
         """The view of the run, as it was when the step began."""
@@ -107,6 +109,12 @@ class RemoteAttempt:
     def emit(self, encoded: bytes) -> None:
         """Send a delta to the parent."""
         self._pipe.send_bytes(msgspec.msgpack.encode(Reply("emit", encoded)))
+
+    def first_token(self) -> None:
+        """See `Attempt`."""
+        if self._awaits_first:
+            self._awaits_first = False
+            self._pipe.send_bytes(msgspec.msgpack.encode(Reply("first")))
 
     def value(self, _name: str, compute: Callable[[], Any]) -> Any:
         """Call it: inside a step, only the result is journaled."""

@@ -24,6 +24,7 @@ import msgspec
 from offramp.core.failure import annotate, exception_of
 from offramp.errors import LaneDied, StartFailed
 from offramp.execution import process_group
+from offramp.execution.first_token import bounded
 from offramp.execution.process_child import Job, Ready, Reply, main
 from offramp.ports import forks
 from offramp.ports.commit import call_threadsafe
@@ -176,6 +177,7 @@ class ProcessLane:
             path=view.path,
             remaining_s=None if remaining == float("inf") else remaining,
             trace={} if self._traced_as is None else _current_trace(),
+            awaits_first=call.policy.first is not None,
         )
         request = _Request(attempt, job)
         self._requests.put(request)
@@ -183,12 +185,7 @@ class ProcessLane:
             await request.begun
             if attempt.trace is not None:
                 attempt.trace.queued(time.perf_counter() - request.asked_at)
-            async with asyncio.timeout(call.policy.timeout) as limit:
-                return await request.done
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise attempt.timed_out() from error
+            return await bounded(request.done, attempt)
         finally:
             request.abandon()
 
@@ -242,6 +239,9 @@ class ProcessLane:
             reply = msgspec.msgpack.decode(pipe.recv_bytes(), type=Reply)
             if reply.kind == "emit":
                 request.attempt.emit(reply.value or b"null")
+                continue
+            if reply.kind == "first":
+                request.attempt.first_token()
                 continue
             if reply.failure is not None:
                 request.end(None, exception_of(reply.failure))

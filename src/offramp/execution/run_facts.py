@@ -31,12 +31,19 @@ class RunFacts:
         not_before: float,
         keys_of: str,
         clock: Clock,
+        sla: str,
+        tenant: str,
+        priority: int,
     ) -> None:
         self.run_id = run_id
         self.pipeline = pipeline
         self.version = version
         self.session_id = session_id
         self.metadata = metadata
+        self.sla = sla
+        self.tenant = tenant
+        self.priority = priority
+        """Of its class, when it was accepted."""
         self.path = path
         self.cancelled = False
         self.not_before = not_before
@@ -61,6 +68,9 @@ class RunFacts:
             not_before=0.0 if record.retry_of is None else record.created_at,
             keys_of=record.keys_of or record.id,
             clock=clock,
+            sla=record.sla,
+            tenant=record.tenant,
+            priority=record.priority,
         )
 
     @classmethod
@@ -78,6 +88,9 @@ class RunFacts:
             not_before=facts.not_before,
             keys_of=facts.keys_of or facts.run_id,
             clock=clock,
+            sla=facts.sla,
+            tenant=facts.tenant,
+            priority=facts.priority,
         )
 
     @property

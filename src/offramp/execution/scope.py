@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from offramp.core import events
     from offramp.core.call import Call
     from offramp.core.journal import Entry
-    from offramp.execution.attempt import Attempt
+    from offramp.execution.attempt import Attempt, Holders
     from offramp.execution.history import History
     from offramp.execution.lease_window import LeaseWindow
     from offramp.execution.run_facts import RunFacts
@@ -85,6 +85,11 @@ class Scope:
     def replaying(self) -> bool:
         """Whether the body repeats a part of an earlier execution, recorded here or by its engine."""
         return self.replay.repeats or self.steps.repeats
+
+    @property
+    def permits(self) -> Holders | None:
+        """Where its attempts get permits; None where there is no resource."""
+        return self.steps.permits
 
     # The journal.
 

@@ -18,8 +18,8 @@ from types import CodeType, FrameType
 from typing import Literal, NamedTuple
 
 from offramp.core.codec import Signature
-from offramp.execution import lanes
 from offramp.execution.attempt import Attempt
+from offramp.execution.first_token import bounded
 from offramp.execution.lanes import Lanes
 from offramp.execution.runner import Execution
 
@@ -34,7 +34,7 @@ _INSTALLED = _places("purelib", "platlib")
 _STDLIB = _places("stdlib", "platstdlib")
 _CALLERS = {
     each.__code__
-    for each in (Lanes.run, lanes._timed, Signature.call, Execution._main)  # noqa: SLF001 - what calls user code
+    for each in (Lanes.run, bounded, Signature.call, Execution._main)  # noqa: SLF001 - what calls user code
 }
 
 

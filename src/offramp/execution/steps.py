@@ -15,7 +15,8 @@ from offramp.ports.seams import NO_SEAMS, Seams
 
 if TYPE_CHECKING:
     from offramp.core.call import Call
-    from offramp.execution.attempt import Executing, Lanes
+    from offramp.execution.attempt import Executing, Holders, Lanes
+    from offramp.execution.permits import Permits
     from offramp.telemetry.run_trace import StepTrace
 
 POSTPONED_S_MIN = 0.05
@@ -27,6 +28,8 @@ class Steps(Protocol):
 
     keeps_timers: bool
     """Whether the timers of the clock survive the death of the process."""
+    permits: Holders | None
+    """Where attempts get permits; None where there is no resource, and where none is made."""
 
     @property
     def repeats(self) -> bool:
@@ -48,9 +51,12 @@ class LocalSteps(Steps):
     keeps_timers = False
     repeats = False
 
-    def __init__(self, lanes: Lanes, seams: Seams = NO_SEAMS) -> None:
+    def __init__(self, lanes: Lanes, seams: Seams = NO_SEAMS, permits: Permits | None = None) -> None:
         self._lanes = lanes
         self._seams = seams
+        self.permits = permits
+        self._for_users = seams if permits is None else Seams((*seams.before, permits), seams.around)
+        """For steps that use resources: last, so that no permit is kept while another wait goes on."""
 
     async def execute(self, scope: Executing, call: Call, trace: StepTrace | None = None) -> Any:
         """Make attempts until one completes or the step has failed for good."""
@@ -64,7 +70,8 @@ class LocalSteps(Steps):
                 raise begun.error
             attempt, attempt.trace = begun, trace
         while True:
-            outcome = await make(attempt, self._lanes, self._seams)
+            seams = self._for_users if attempt.call.policy.uses or attempt.call.targets else self._seams
+            outcome = await make(attempt, self._lanes, seams)
             if type(outcome) is Completed:
                 return outcome.result
             if isinstance(outcome, RetryLater):
@@ -82,7 +89,8 @@ class LocalSteps(Steps):
 
     async def attempt(self, attempt: Attempt) -> AttemptOutcome:
         """Make one attempt; an engine decides when another follows."""
-        return await make(attempt, self._lanes, self._seams)
+        seams = self._for_users if attempt.call.policy.uses or attempt.call.targets else self._seams
+        return await make(attempt, self._lanes, seams)
 
     async def in_order(self) -> None:
         """Return at once: this process writes in order."""

@@ -22,13 +22,18 @@ class Stills:
         self._clock = clock
         self._since: dict[object, float] = {}
         self._over: list[Interval] = []
+        self._within: dict[str, list[Interval]] = {}
+        self._since_within: dict[object, tuple[str, float]] = {}
         self._is_full = False
         """Whether merging those that are over would make little room."""
 
     @contextlib.contextmanager
-    def during(self) -> Iterator[None]:
-        """Note a wait for others."""
+    def during(self, within: str = "") -> Iterator[None]:
+        """Note a wait for others; `within` the step with this key, which is in flight meanwhile."""
         mark = object()
+        if within:
+            yield from self._during_step(mark, within)
+            return
         self._since[mark] = self._clock.monotonic()
         try:
             yield
@@ -39,6 +44,23 @@ class Stills:
                 self._is_full = len(self._over) > STILLS_MAX // 2
             if wait[0] < wait[1] and len(self._over) < STILLS_MAX:
                 self._over.append(wait)
+
+    def _during_step(self, mark: object, key: str) -> Iterator[None]:
+        since = self._clock.monotonic()
+        self._since_within[mark] = key, since
+        try:
+            yield
+        finally:
+            del self._since_within[mark]
+            if sum(map(len, self._within.values())) < STILLS_MAX:
+                self._within.setdefault(key, []).append((since, self._clock.monotonic()))
+
+    def within(self, now: float) -> dict[str, list[Interval]]:
+        """The waits of steps in flight up to now, those that are not over included, by the step's key."""
+        found = {key: list(waits) for key, waits in list(self._within.items())}
+        for key, since in list(self._since_within.values()):
+            found.setdefault(key, []).append((since, now))
+        return found
 
     def until(self, now: float) -> list[Interval]:
         """All waits up to now, those that are not over included."""

@@ -129,7 +129,11 @@ class LiveRun(Observer):
         fast = None if self.began_on == "fast" else fast_of(self.record)
         if self._earlier is None:
             self._earlier = moving.earlier(*self._before)
-        part = moving.Part(self.began + shift, now + shift, still)
+        within = {
+            key: [(since + shift, until + shift) for since, until in waits]
+            for key, waits in scope.gate.stills_within(now).items()
+        }
+        part = moving.Part(self.began + shift, now + shift, still, within)
         return moving.moved(part, scope.replay.journal.entries, self._earlier, fast)
 
     def changes(self) -> asyncio.Event:

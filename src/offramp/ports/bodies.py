@@ -35,6 +35,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     not_before: float = 0.0
     """The creation, in epoch seconds, of a run that retries another, and so has older records; else 0."""
     keys_of: str | None = None
+    sla: str = "default"
+    tenant: str = ""
+    priority: int = 0
+    """Of its class, when it was accepted."""
 
     @classmethod
     def of(cls, record: RunRecord) -> Facts:
@@ -48,6 +52,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
             deadline_at=record.deadline_at,
             not_before=0.0 if record.retry_of is None else record.created_at,
             keys_of=record.keys_of,
+            sla=record.sla,
+            tenant=record.tenant,
+            priority=record.priority,
         )
 
 

@@ -14,6 +14,7 @@ import msgspec
 from offramp.core.attempts import Completed, Failed, FailedAttempt
 from offramp.core.call import StepKind
 from offramp.core.run import Path
+from offramp.ports.limits import Waits
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -30,6 +31,10 @@ class Asked(msgspec.Struct, frozen=True):
         number: of the attempt, from 1; an interruption does not count.
         earlier: the attempts of the call that failed, in any process.
         target: what the code is to use, chosen by an outer `Around`; None for its default.
+        uses: the resources whose permits it has before it begins, in their one order.
+        sla: the class of the run.
+        tenant: of the run.
+        priority: of the class, when the run was accepted.
     """
 
     run_id: str
@@ -42,6 +47,27 @@ class Asked(msgspec.Struct, frozen=True):
     number: int
     earlier: tuple[FailedAttempt, ...] = ()
     target: str | None = None
+    uses: tuple[str, ...] = ()
+    sla: str = "default"
+    tenant: str = ""
+    priority: int = 0
+
+
+class Wait(NamedTuple):
+    """A wait for a permit: the resource, and what its limits say of the wait; None once it is over."""
+
+    resource: str
+    answer: Waits | None
+
+    def __str__(self) -> str:
+        if self.answer is None:
+            return f"a permit of {self.resource!r}"
+        about = "" if self.answer.expected_s is None else f", about {self.answer.expected_s:.1f} s"
+        return f"a permit of {self.resource!r} ({self.answer.reason}, {self.answer.ahead} ahead{about})"
+
+
+Says = Callable[[str | Wait], object]
+"""Called with what an attempt waits for, on its loop; see `Before`."""
 
 
 class Postpone(Exception):
@@ -66,13 +92,14 @@ class Before(Protocol):
     5. Any other exception fails the attempt, as if its code had raised it.
     """
 
-    async def admit(self, asked: Asked, says: Callable[[str], object]) -> Callable[[], object]:
+    async def admit(self, asked: Asked, says: Says) -> Callable[[], object]:
         """Wait until the attempt may begin.
 
         Args:
             asked: the attempt.
-            says: to be called with what it waits for, in a few words, where it does not begin at once: the log shows
-                it, and Temporal beside the activity.
+            says: to be called with what it waits for, where it does not begin at once. Words are shown by the log, and
+                by Temporal beside the activity. A `Wait` is said anew at each change, and when it is over; it is in the
+                run's events and trace too, and demotes a run whose budget ends before.
         """
 
 

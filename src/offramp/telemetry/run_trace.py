@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from opentelemetry import context as otel
 from opentelemetry import trace
@@ -24,6 +24,7 @@ from offramp.telemetry.context import carried, with_session
 if TYPE_CHECKING:
     from offramp.core.attempts import AttemptOutcome
     from offramp.core.call import Call
+    from offramp.ports.limits import Waits
 
 
 class RunTrace:
@@ -75,6 +76,10 @@ class RunTrace:
     def wait(self, what: str) -> WaitTrace:
         """The run waits for a signal or `sleep`."""
         return WaitTrace(self, what)
+
+    def waited(self, name: str, attributes: dict[str, Any], around: Context | None, began_ns: int) -> None:
+        """A wait that is over, in the run's span or in one below it."""
+        self.tracer.start_span(name, around or self._context, attributes=attributes, start_time=began_ns).end()
 
     def send(self, pipeline: str) -> SendTrace:
         """The run is handed to the deep path."""
@@ -134,7 +139,7 @@ class _Below:
 class StepTrace(_Below):
     """One step call: a span from its first attempt to its end, waits between attempts included."""
 
-    __slots__ = ("_again", "_attempts", "_call", "_failed", "_queued_s")
+    __slots__ = ("_again", "_attempts", "_call", "_failed", "_queued_s", "_target")
 
     def __init__(self, run: RunTrace, call: Call) -> None:
         super().__init__(run)
@@ -143,13 +148,14 @@ class StepTrace(_Below):
         self._again = False
         self._failed: Exception | None = None
         self._queued_s = 0.0
+        self._target: str | None = None
 
     def __enter__(self) -> Self:
         return self
 
-    def attempt(self, number: int, label: str | None = None) -> None:
-        """An attempt begins."""
-        self._attempts = number
+    def attempt(self, number: int, label: str | None = None, target: str | None = None) -> None:
+        """An attempt begins; with its target in a failover."""
+        self._attempts, self._target = number, target
         if self._span is not None:
             return
         call = self._call
@@ -176,6 +182,22 @@ class StepTrace(_Below):
         """The attempt waited this long for a thread, a process or a worker."""
         self._queued_s += seconds
 
+    def waited(self, resource: str, first: Waits, seconds: float, began_ns: int) -> None:
+        """A permit was waited for until now, by the attempt or in its code; `first` is how the wait looked at first."""
+        attributes: dict[str, str | int | float] = {
+            **self._run.shared,
+            names.SPAN_KIND: "CHAIN",
+            names.STEP_NAME: self._call.name,
+            names.WAIT_RESOURCE: resource,
+            names.WAIT_REASON: first.reason,
+            names.WAIT_AHEAD: first.ahead,
+            names.WAITED_MS: round(seconds * 1000, 3),
+        }
+        if first.expected_s is not None:
+            attributes[names.WAIT_EXPECTED_MS] = round(first.expected_s * 1000, 3)
+        around = None if self._span is None else trace.set_span_in_context(self._span)
+        self._run.waited(f"{names.SPAN_PERMIT} {resource}", attributes, around, began_ns)
+
     def retrying(self, number: int, failure: Failure, delay_s: float) -> None:
         """The attempt failed, and another will follow."""
         if self._span is not None:
@@ -184,9 +206,17 @@ class StepTrace(_Below):
                 names.ERROR_TYPE: type_of(failure),
                 names.DELAY_MS: round(delay_s * 1000, 3),
             }
+            if self._target is not None:
+                attributes[names.STEP_TARGET] = self._target
             if self._run.content_bytes is not None:
                 attributes[names.EXCEPTION_MESSAGE] = cut(failure.message.encode(), self._run.content_bytes)
             self._span.add_event(names.EVENT_RETRYING, attributes)
+
+    def slow(self, number: int, after_s: float) -> None:
+        """The attempt has no first token after this time."""
+        if self._span is not None:
+            after_ms = round(after_s * 1000, 3)
+            self._span.add_event(names.EVENT_SLOW, {names.STEP_ATTEMPT: number, names.SLOW_AFTER_MS: after_ms})
 
     def ended(self, outcome: AttemptOutcome) -> None:
         """An attempt with its own span has ended."""
@@ -211,6 +241,8 @@ class StepTrace(_Below):
         ended = "retrying" if self._again else "completed"
         outcome = ended if error is None else "failed" if isinstance(error, Exception) else "cancelled"
         span.set_attributes({names.STEP_ATTEMPTS: self._attempts, names.STEP_OUTCOME: outcome})
+        if self._target is not None:
+            span.set_attribute(names.STEP_TARGET, self._target)
         if self._call.policy.lane != "loop" or self._queued_s > 0:
             span.set_attribute(names.QUEUE_WAIT_MS, round(self._queued_s * 1000, 3))
         if isinstance(error, Exception):

@@ -16,6 +16,8 @@ from offramp.core.limits.breaker import (
     PROBES,
     REASON_CHARS_MAX,
     REASONS_MAX,
+    RECENT_CALLS,
+    RECENT_TIMES,
     BreakerMemory,
     Breakers,
 )
@@ -81,7 +83,7 @@ def test_fewer_calls_than_a_decision_needs_open_nothing():
 
 def test_the_share_itself_opens_it_and_less_does_not():
     for error_rate in (0.1, 0.3, 0.7):
-        breakers = Breakers("openai", Breaker(error_rate=error_rate, min_calls=10, window=1e6))
+        breakers = Breakers("openai", Breaker(error_rate=error_rate, min_calls=1000, window=1e6))
         bad = round(1000 * error_rate)
         for _ in range(1000 - bad):
             call(breakers, "ok", 0.0)
@@ -91,7 +93,7 @@ def test_the_share_itself_opens_it_and_less_does_not():
 def test_a_rate_of_one_opens_when_all_fail():
     one_was_fine = Breakers("openai", Breaker(error_rate=1, min_calls=2))
     call(one_was_fine, "ok", 0.0)
-    assert not any(call(one_was_fine, "failed", 0.0) for _ in range(50))
+    assert not any(call(one_was_fine, "failed", 0.0) for _ in range(RECENT_CALLS - 1))
     assert shut(opened(rules=Breaker(error_rate=1, min_calls=2)), 0.0)
 
 
@@ -102,6 +104,28 @@ def test_cancellations_and_refusals_by_a_limit_are_not_counted(how):
         assert not call(breakers, how, 0.0)
     assert is_closed(breakers)
     assert breakers.level(0.0).counts == {}
+
+
+def test_of_many_calls_only_the_last_count_so_that_a_busy_breaker_opens_as_soon_as_another():
+    for before in (0, 50, 100_000):
+        breakers = Breakers("openai", RULES)
+        for _ in range(before):
+            call(breakers, "ok", 0.0)
+        failed = next(number for number in itertools.count(1) if call(breakers, "failed", 0.0))
+        assert failed <= RECENT_CALLS / 2 + RECENT_CALLS / BUCKETS
+        counted = breakers.level(0.0).counts
+        assert counted["failed"] == failed
+        assert counted.get("ok", 0) <= failed
+
+
+@pytest.mark.parametrize("min_calls", [1, 10, 20, 1_000])
+def test_as_many_calls_as_a_decision_may_need_are_remembered_and_few_more(min_calls):
+    breakers = Breakers("openai", Breaker(error_rate=1, min_calls=min_calls))
+    for _ in range(20 * min_calls + 1_000):
+        call(breakers, "ok", 0.0)
+    counted = breakers.level(0.0).counts["ok"]
+    least = max(RECENT_CALLS, RECENT_TIMES * min_calls)
+    assert least <= counted <= least + least / BUCKETS + 1
 
 
 def test_calls_older_than_the_window_do_not_count():

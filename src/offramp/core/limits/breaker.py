@@ -19,6 +19,11 @@ from offramp.core.limits.spec import Breaker
 
 BUCKETS = 10
 """Parts of the window, which end to count one by one: a call counts for nine tenths of the window to all of it."""
+RECENT_CALLS = 50
+RECENT_TIMES = 5
+"""Of more calls within the window, about the last so many count, or so many times `min_calls` if that is more: a busy
+resource's breaker opens soon after calls begin to fail, however many had been fine before.
+"""
 PROBES = 2
 """Calls that a half-open breaker lets through at once, and that have to succeed for it to close."""
 CREDENTIALS_MAX = 100
@@ -61,20 +66,21 @@ class _Begun(NamedTuple):
 
 
 class _Part:
-    """What was counted in a part of the window: its number, calls that were fine, the others by reason."""
+    """What was counted in a part of the window: its number, all calls, those that were fine, the others by reason."""
 
-    __slots__ = ("number", "ok", "reasons")
+    __slots__ = ("calls", "number", "ok", "reasons")
 
     def __init__(self, number: int) -> None:
-        self.number, self.ok = number, 0
+        self.number, self.calls, self.ok = number, 0, 0
         self.reasons: Counter[str] = Counter()
 
 
 class _Window:
-    """The calls of the last `seconds`, in a bounded number of parts."""
+    """The calls of the last `window` seconds, and of these no more than the last, in a bounded number of parts."""
 
-    def __init__(self, seconds: float) -> None:
-        self._part_s = seconds / BUCKETS
+    def __init__(self, rules: Breaker) -> None:
+        self._part_s = rules.window / BUCKETS
+        self._calls = max(RECENT_CALLS, RECENT_TIMES * rules.min_calls)
         self._parts: deque[_Part] = deque()
         self.ok, self.bad = 0, 0
 
@@ -82,9 +88,12 @@ class _Window:
         """One more call; `reason` if it failed or was slow."""
         self.look(now)
         number = int(now / self._part_s)
-        if not self._parts or self._parts[-1].number < number:
+        if not self._parts or self._parts[-1].number < number or self._parts[-1].calls * BUCKETS >= self._calls:
             self._parts.append(_Part(number))
+        while self.ok + self.bad - self._parts[0].calls >= self._calls:
+            self._forget()
         part = self._parts[-1]
+        part.calls += 1
         if reason is None:
             part.ok += 1
             self.ok += 1
@@ -99,9 +108,12 @@ class _Window:
         """Forget what is over."""
         first = int(now / self._part_s) - BUCKETS + 1
         while self._parts and self._parts[0].number < first:
-            part = self._parts.popleft()
-            self.ok -= part.ok
-            self.bad -= part.reasons.total()
+            self._forget()
+
+    def _forget(self) -> None:
+        part = self._parts.popleft()
+        self.ok -= part.ok
+        self.bad -= part.reasons.total()
 
     def reasons(self) -> dict[str, int]:
         """The calls that failed or were slow, by reason: the most frequent reasons, and the rest together."""
@@ -121,7 +133,7 @@ class _Breaker:
 
     def __init__(self, generation: int, rules: Breaker) -> None:
         self.generation = generation
-        self.window = _Window(rules.window)
+        self.window = _Window(rules)
         self.opening: BreakerMemory | None = None
         self.until = 0.0
         self.leases: list[float] = []
@@ -267,7 +279,7 @@ class Breakers:
         breaker.good += 1
         if breaker.good >= PROBES:
             breaker.generation, breaker.opening, breaker.leases = next(self._generations), None, []
-            breaker.window = _Window(self.rules.window)
+            breaker.window = _Window(self.rules)
         return True
 
     def _open(self, breaker: _Breaker, opening: BreakerMemory, until: float) -> None:

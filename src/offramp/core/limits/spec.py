@@ -30,7 +30,8 @@ class Breaker:
         error_rate: the share of failed and slow calls at which the breaker opens; 1 opens when all are.
         slow_after: seconds; a call whose first token is later counts as slow. None counts no call as slow.
         min_calls: calls within the window that a decision needs, from 1 to 1,000.
-        window: seconds; older calls do not count.
+        window: seconds; older calls do not count. Nor do those before about the last 50, or 5 times `min_calls` if
+            that is more, so that a busy resource's breaker opens soon after calls begin to fail.
         open_for: seconds until an open breaker lets probes through.
 
     Raises:

@@ -77,6 +77,7 @@ STEP = _object(
         "attempts": {"type": "integer"},
         "started_at": _MOMENT,
         "duration_ms": _nullable("number"),
+        "target": _STRING | {"description": "In a failover, the step that its last attempt called."},
         "arguments": {"description": "By parameter name, or a Truncated; null until it has ended."},
         "result": {"description": "Any JSON value, or a Truncated; null until it completed."},
         "error": {"oneOf": [{"type": "null"}, {"$ref": "#/components/schemas/RunError"}]},
@@ -84,7 +85,15 @@ STEP = _object(
             "type": "array",
             "description": "Of each failed attempt.",
             "items": _object(
-                {"code": _STRING, "message": _STRING, "attempt": {"type": "integer"}, "at": _MOMENT, "where": WHERE}
+                {
+                    "code": _STRING,
+                    "message": _STRING,
+                    "attempt": {"type": "integer"},
+                    "at": _MOMENT,
+                    "where": WHERE,
+                    "target": _STRING,
+                },
+                ["code", "message", "attempt", "at", "where"],
             ),
         },
     },

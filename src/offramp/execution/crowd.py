@@ -1,0 +1,77 @@
+"""How many waits for permits hold a place of a process on the deep path: past that, the last ones wait without it.
+
+Else runs of a low class that wait for permits would fill a worker, and a demoted run of a higher one would find no
+place.
+"""
+
+from __future__ import annotations
+
+import threading
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from offramp.ports.clock import Clock
+
+CROWD_SHARE = 0.5
+"""The part of a worker's places that waits for permits may hold."""
+AWAY_S_MIN = 6.0
+"""The least time for which a wait goes on without a process: for a shorter one no run is parked."""
+AWAY_S_MAX = 300.0
+"""The longest such time: a foretold wait may be wrong."""
+AWAY_FACTOR = 0.5
+"""The part of the waits without a process by which the next one becomes longer: each ends before its turn."""
+
+
+class Waiting(Protocol):
+    """A wait for a permit."""
+
+    order: tuple[int, str]
+    """Its place in the order of all queues: its class, then its run."""
+    expected_s: float | None
+    """How long it is expected to take."""
+
+    def put_off(self, until: float) -> None:
+        """Go on without a process until then, in epoch seconds. From any thread."""
+
+
+class Crowd:
+    """The waits of the deep path in one process; from any thread.
+
+    Args:
+        places: how many there are for runs, or for steps.
+        clock: time.
+    """
+
+    def __init__(self, places: int, clock: Clock) -> None:
+        self._most = max(1, int(places * CROWD_SHARE))
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._here: dict[Waiting, None] = {}
+        self._away: list[float] = []
+        """When the waits end that go on without a process."""
+
+    def enter(self, waiting: Waiting) -> None:
+        """A wait begins here; where there are too many, the last one in the order is put off."""
+        with self._lock:
+            self._here[waiting] = None
+            if len(self._here) <= self._most:
+                return
+            last = max(self._here, key=lambda each: each.order)
+            del self._here[last]
+            until = self._until(last.expected_s or 0.0)
+        last.put_off(until)
+
+    def _until(self, expected_s: float) -> float:
+        now = self._clock.time()
+        while self._away and self._away[0] <= now:
+            heappop(self._away)
+        expected_s *= 1 + AWAY_FACTOR * len(self._away) / self._most
+        until = now + min(AWAY_S_MAX, max(AWAY_S_MIN, expected_s))
+        heappush(self._away, until)
+        return until
+
+    def leave(self, waiting: Waiting) -> None:
+        """A wait is over, or goes on without a process."""
+        with self._lock:
+            self._here.pop(waiting, None)

@@ -1,0 +1,129 @@
+"""What an attempt holds and asks of resources while its code runs: in a thread or a task, any number at once.
+
+The permits of `uses=` are there before it begins; the first request to a resource takes one over, and further ones ask
+anew. When the attempt is over, it gives back what no request has taken over, and gives up what is still asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from offramp.execution.reports import Report
+from offramp.ports.limits import Ask, Held, Holder, Limits, Waits
+
+if TYPE_CHECKING:
+    from offramp.execution.attempt import Attempt
+    from offramp.ports.clock import Clock
+
+
+class Kept:
+    """The permits that an attempt has from before it began; a call gives back those that no request took over."""
+
+    __slots__ = ("_limits", "permits")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.permits: dict[str, Held] = {}
+        """By resource."""
+
+    def __call__(self) -> None:
+        """Give back what is left."""
+        while self.permits:
+            try:
+                _, permit = self.permits.popitem()
+            except KeyError:  # another thread took the last one over
+                return
+            self._limits.withdraw(permit.id)
+
+
+class AttemptHolder(Holder):
+    """See the port.
+
+    Args:
+        attempt: the attempt.
+        limits: of the process.
+        new_id: makes the id of a permit for a run.
+    """
+
+    def __init__(self, attempt: Attempt, limits: Limits, new_id: Callable[[str], str]) -> None:
+        self._attempt = attempt
+        self._limits = limits
+        self._new_id = new_id
+        self._lock = threading.Lock()
+        self._waits: dict[object, Callable[[], object]] = {}
+        self._is_closed = False
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the process."""
+        return self._limits
+
+    @property
+    def clock(self) -> Clock:
+        """The injected clock."""
+        return self._attempt.clock
+
+    @property
+    def retries(self) -> bool:
+        """Whether another attempt may follow a failure of this one."""
+        return self._attempt.number < self._attempt.call.policy.retry.attempts
+
+    def untaken(self) -> dict[str, Held]:
+        """The permits that no request has taken over yet, by resource."""
+        return {
+            resource: permit
+            for release in list(self._attempt.releases)
+            if isinstance(release, Kept)
+            for resource, permit in list(release.permits.items())
+        }
+
+    def take(self, resource: str) -> Held | None:
+        """The permit that the step waited for before it began: once."""
+        for release in list(self._attempt.releases):
+            permit = release.permits.pop(resource, None) if isinstance(release, Kept) else None
+            if permit is not None:
+                return permit
+        return None
+
+    def ask(self, resource: str) -> Ask:
+        """An ask in the name of the attempt."""
+        attempt, facts = self._attempt, self._attempt.scope.facts
+        return Ask(
+            id=self._new_id(facts.run_id),
+            resource=resource,
+            run_id=facts.run_id,
+            step=attempt.target or attempt.call.name,
+            sla=facts.sla,
+            tenant=facts.tenant,
+            priority=facts.priority,
+            within=tuple(permit.id for permit in self.untaken().values()),
+        )
+
+    @contextlib.contextmanager
+    def waiting(self, ask: Ask, give_up: Callable[[], object]) -> Iterator[Callable[[Waits], object]]:
+        """Say what this wait means for the run, and end it with the attempt."""
+        report, mark = Report(self._attempt, ask.resource, in_flight=True), object()
+        with self._lock:
+            closed = self._is_closed
+            self._waits[mark] = give_up
+        if closed:
+            give_up()
+        try:
+            yield report.waits
+        finally:
+            self._waits.pop(mark, None)
+            report.over()
+
+    def first_byte(self, resource: str) -> None:
+        """Nothing here depends on it."""
+
+    def close(self) -> None:
+        """The attempt is over: no code needs what is still asked for."""
+        with self._lock:
+            self._is_closed = True
+            waits = list(self._waits.values())
+        for give_up in waits:
+            give_up()
