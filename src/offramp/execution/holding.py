@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from offramp.execution.reports import Report
 from offramp.ports.limits import Ask, Held, Holder, Limits, Waits
 
 if TYPE_CHECKING:
     from offramp.execution.attempt import Attempt
-    from offramp.ports.clock import Clock
+    from offramp.ports.clock import Clock, Timer
+
+
+IDLE_S_MAX = 1.0
+"""How long an attempt that has its permits waits with them for a thread or a process."""
 
 
 class Kept:
@@ -37,6 +41,32 @@ class Kept:
             except KeyError:  # another thread took the last one over
                 return
             self._limits.withdraw(permit.id)
+
+
+class Idle:
+    """While an attempt has permits and no place to run: after a while it gives them back, as what takes its place up
+    may wait for them. From any thread.
+    """
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._untaken = [release for release in attempt.releases if isinstance(release, Kept) and release.permits]
+        self._clock = attempt.clock
+        self._timer: Timer | None = None
+        self.gave_back = False
+
+    def __enter__(self) -> Self:
+        if self._untaken:
+            self._timer = self._clock.call_at(self._clock.monotonic() + IDLE_S_MAX, self._give_back)
+        return self
+
+    def _give_back(self) -> None:
+        self.gave_back = True
+        for kept in self._untaken:
+            kept()
+
+    def __exit__(self, *_error: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class AttemptHolder(Holder):
@@ -118,7 +148,8 @@ class AttemptHolder(Holder):
             report.over()
 
     def first_byte(self, resource: str) -> None:
-        """Nothing here depends on it."""
+        """The first token of an answer has come."""
+        self._attempt.first_token()
 
     def close(self) -> None:
         """The attempt is over: no code needs what is still asked for."""

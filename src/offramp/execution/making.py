@@ -34,6 +34,7 @@ from offramp.errors import (
 from offramp.execution.attempt import Attempt
 from offramp.execution.endings import ExecutionOver, aborted, is_cancellation
 from offramp.execution.failover import aim_at_first, fails_over
+from offramp.execution.holding import Idle
 from offramp.execution.reports import Report
 from offramp.execution.values import as_it_is
 from offramp.ports.seams import Postpone, Wait
@@ -99,8 +100,8 @@ async def _admitted(attempt: Attempt, lanes: Lanes, seams: Seams) -> AttemptOutc
     try:
         if seams.before:
             await _pass(attempt, seams.before)
-        if attempt.call.policy.lane == "thread":
-            await _wait_for_thread(attempt, lanes)
+        if attempt.call.policy.lane == "thread" and await _wait_for_thread(attempt, lanes):
+            await _pass(attempt, seams.before[-1:])
     except Postpone as postponed:
         attempt.release()
         return Postponed(postponed.until)
@@ -162,12 +163,15 @@ class _Says:
             report.take(what.answer)
 
 
-async def _wait_for_thread(attempt: Attempt, lanes: Lanes) -> None:
+async def _wait_for_thread(attempt: Attempt, lanes: Lanes) -> bool:
+    """Returns whether the attempt gave its permits back meanwhile."""
     place = attempt.place = lanes.threads.place(attempt.call.name)
     if not place.is_given:
         attempt.waits()
-        with attempt.scope.gate.queued():
+        with attempt.scope.gate.queued(), Idle(attempt) as idle:
             await place.given()
+        return idle.gave_back
+    return False
 
 
 async def _surrounded(attempt: Attempt, lanes: Lanes, seams: Seams) -> Completed:

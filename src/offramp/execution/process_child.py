@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import importlib
 import inspect
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,11 +24,14 @@ from offramp.core.codec import Signature
 from offramp.core.failure import Failure, failure_of
 from offramp.core.question import Question
 from offramp.errors import SettingsError
+from offramp.execution.borrowing import Borrower, LaneLimits
 from offramp.execution.clock import SystemClock
 from offramp.execution.context import Run, current
 from offramp.execution.endings import aborted
 from offramp.execution.forked import Territory
+from offramp.execution.lending import Loan
 from offramp.execution.process_group import Leader
+from offramp.ports.limits import Holder, Place
 from offramp.telemetry.setup import LANE_CLOSE_S_MAX, LANE_DELAY_MS, Telemetry, set_up
 
 TRACEBACK_LENGTH_MAX = 6_000
@@ -51,12 +56,16 @@ class Job(msgspec.Struct):
     remaining_s: float | None
     trace: dict[str, str]
     awaits_first: bool = False
+    loan: Loan | None = None
 
 
 class Reply(msgspec.Struct):
-    """`emit` any number of times, then one `done`; `first` for the first token, where that is waited for."""
+    """`emit` any number of times, then one `done`; `first` for the first token, where that is waited for.
 
-    kind: Literal["emit", "first", "done"]
+    `permit` is news for `lending.Lender`.
+    """
+
+    kind: Literal["emit", "first", "permit", "done"]
     value: bytes | None = None
     failure: Failure | None = None
 
@@ -72,14 +81,33 @@ class Ready(msgspec.Struct):
 class RemoteAttempt:
     """The value of the context variable in a lane process; emitted values return through the pipe."""
 
-    def __init__(self, job: Job, pipe: Connection) -> None:
+    def __init__(self, job: Job, pipe: Connection, limits: LaneLimits) -> None:
         self._job = job
         self._pipe = pipe
+        self._lock = threading.Lock()
+        self._is_over = False
         self._began = time.monotonic()
         self.clock = SystemClock()
         self.target = job.target
         """See `Attempt`."""
         self._awaits_first = job.awaits_first
+        self.holder: Holder | None = None
+        """See `Attempt`."""
+        if job.loan is not None:
+            news = functools.partial(self._send, "permit")
+            self.holder = Borrower(job.loan, job.run_id, limits, news, self.first_token)
+
+    def _send(self, kind: Literal["emit", "first", "permit"], value: bytes | None = None) -> None:
+        """To the parent, from any thread; nothing once the attempt is over, as another one may have begun."""
+        encoded = msgspec.msgpack.encode(Reply(kind, value))
+        with self._lock:
+            if not self._is_over:
+                self._pipe.send_bytes(encoded)
+
+    def close(self) -> None:
+        """The attempt is over."""
+        with self._lock:
+            self._is_over = True
 
     def run(self) -> Run:
         """The view of the run, as it was when the step began."""
@@ -108,13 +136,13 @@ class RemoteAttempt:
 
     def emit(self, encoded: bytes) -> None:
         """Send a delta to the parent."""
-        self._pipe.send_bytes(msgspec.msgpack.encode(Reply("emit", encoded)))
+        self._send("emit", encoded)
 
     def first_token(self) -> None:
         """See `Attempt`."""
         if self._awaits_first:
             self._awaits_first = False
-            self._pipe.send_bytes(msgspec.msgpack.encode(Reply("first")))
+            self._send("first")
 
     def value(self, _name: str, compute: Callable[[], Any]) -> Any:
         """Call it: inside a step, only the result is journaled."""
@@ -133,7 +161,13 @@ class RemoteAttempt:
         raise NotImplementedError
 
 
-def main(pipe: Connection, modules: list[str], traced_as: str | None, hooks: Sequence[tuple[str, str]] = ()) -> None:
+def main(
+    pipe: Connection,
+    modules: list[str],
+    traced_as: str | None,
+    hooks: Sequence[tuple[str, str]] = (),
+    place: Place | None = None,
+) -> None:
     """Serve jobs until the pipe closes.
 
     Args:
@@ -141,6 +175,7 @@ def main(pipe: Connection, modules: list[str], traced_as: str | None, hooks: Seq
         modules: names to import first.
         traced_as: the service's name, None where nothing is traced.
         hooks: module and name of the functions to call first.
+        place: leads to the limits of the service, None if nothing here can reach any.
     """
     leader = Leader(pipe)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
@@ -155,14 +190,16 @@ def main(pipe: Connection, modules: list[str], traced_as: str | None, hooks: Seq
     ready = _called(hooks)
     ready.problems = problems
     pipe.send_bytes(msgspec.msgpack.encode(ready))
+    limits = LaneLimits(place, SystemClock())
     try:
         if not ready.failed:
-            _serve(pipe, leader.territory)
+            _serve(pipe, leader.territory, limits)
     finally:
+        limits.close()
         telemetry.close(LANE_CLOSE_S_MAX)
 
 
-def _serve(pipe: Connection, territory: Territory) -> None:
+def _serve(pipe: Connection, territory: Territory, limits: LaneLimits) -> None:
     known: dict[tuple[str, str], tuple[Callable[..., Any], Signature]] = {}
     while True:
         try:
@@ -170,7 +207,9 @@ def _serve(pipe: Connection, territory: Territory) -> None:
         except (EOFError, OSError):
             return
         # The next step does not see the variables that a step sets.
-        reply = contextvars.Context().run(_execute, job, pipe, known, territory)
+        attempt = RemoteAttempt(job, pipe, limits)
+        reply = contextvars.Context().run(_execute, job, attempt, known, territory)
+        attempt.close()
         try:
             pipe.send_bytes(msgspec.msgpack.encode(reply))
         except OSError:
@@ -224,10 +263,13 @@ def _function(job: Job) -> Callable[..., Any]:
 
 
 def _execute(
-    job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Callable[..., Any], Signature]], territory: Territory
+    job: Job,
+    attempt: RemoteAttempt,
+    known: dict[tuple[str, str], tuple[Callable[..., Any], Signature]],
+    territory: Territory,
 ) -> Reply:
     began_in = os.getpid()
-    current.set(RemoteAttempt(job, pipe))
+    current.set(attempt)
     if job.trace:
         _enter(job.trace)
     try:

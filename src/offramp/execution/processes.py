@@ -25,9 +25,12 @@ from offramp.core.failure import annotate, exception_of
 from offramp.errors import LaneDied, StartFailed
 from offramp.execution import process_group
 from offramp.execution.first_token import bounded
+from offramp.execution.holding import Idle
+from offramp.execution.lending import Lender
 from offramp.execution.process_child import Job, Ready, Reply, main
 from offramp.ports import forks
 from offramp.ports.commit import call_threadsafe
+from offramp.ports.limits import Place
 from offramp.telemetry.setup import LANE_CLOSE_S_MAX
 
 if TYPE_CHECKING:
@@ -52,6 +55,7 @@ class _Request:
     def __init__(self, attempt: Attempt, job: Job) -> None:
         self.attempt = attempt
         self.job = job
+        self.lender = Lender(attempt)
         self.loop = asyncio.get_running_loop()
         self.asked_at = time.perf_counter()
         self.begun = self.loop.create_future()
@@ -99,6 +103,7 @@ class ProcessLane:
         traced_as: the service's name in traces, None without tracing.
         hooks: module and name of the functions that each child calls at its start.
         start_timeout_s: how long a child may take until it is ready.
+        place: leads each child to the limits of the service.
     """
 
     def __init__(
@@ -110,11 +115,13 @@ class ProcessLane:
         *,
         hooks: Sequence[tuple[str, str]] = (),
         start_timeout_s: float = START_TIMEOUT_S,
+        place: Place | None = None,
     ) -> None:
         self._started = started
         self._modules = modules
         self._traced_as = traced_as
         self._hooks = hooks
+        self._place = place
         self._start_timeout_s = start_timeout_s
         self._first = [_unbreakable() for _ in range(count)]
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
@@ -182,12 +189,14 @@ class ProcessLane:
         request = _Request(attempt, job)
         self._requests.put(request)
         try:
-            await request.begun
+            with Idle(attempt):  # the child asks anew for what is given back
+                await request.begun
             if attempt.trace is not None:
                 attempt.trace.queued(time.perf_counter() - request.asked_at)
             return await bounded(request.done, attempt)
         finally:
             request.abandon()
+            request.lender.close()
 
     def _serve(self, first: Future[None]) -> None:
         started: tuple[SpawnProcess, Connection] | None = None
@@ -234,11 +243,15 @@ class ProcessLane:
         return None
 
     def _work(self, request: _Request, pipe: Connection) -> None:
+        request.job.loan = request.lender.loan()
         pipe.send_bytes(msgspec.msgpack.encode(request.job))
         while True:
             reply = msgspec.msgpack.decode(pipe.recv_bytes(), type=Reply)
             if reply.kind == "emit":
                 request.attempt.emit(reply.value or b"null")
+                continue
+            if reply.kind == "permit":
+                request.lender.hear(reply.value or b"")
                 continue
             if reply.kind == "first":
                 request.attempt.first_token()
@@ -253,7 +266,7 @@ class ProcessLane:
         parent, theirs = self._context.Pipe()
         self._pipes.update((parent, theirs))
         began = time.monotonic()
-        given = (theirs, self._modules, self._traced_as, self._hooks)
+        given = (theirs, self._modules, self._traced_as, self._hooks, self._place)
         child = self._context.Process(target=main, args=given, name="offramp-lane", daemon=True)
         try:
             child.start()

@@ -51,6 +51,7 @@ __all__ = [
     "Level",
     "Limits",
     "Notify",
+    "Place",
     "Reason",
     "Refusal",
     "Refused",
@@ -92,6 +93,13 @@ class Limits(Protocol):
 
     def close(self) -> None:
         """Refuse what waits, give back what is held."""
+
+
+class Place(Protocol):
+    """How any process of the service reaches its limits; it can be pickled."""
+
+    def open(self, clock: Clock) -> Limits:
+        """This process's side of them."""
 
 
 class Held(NamedTuple):
