@@ -16,7 +16,7 @@ import msgspec
 
 from offramp.core.sla import DEFAULT_CLASS, SLA
 
-_DUE = 1.0 - 1e-9
+DUE = 1.0 - 1e-9
 """The credit that is worth a grant: sums of fractions miss 1 by a rounding error."""
 SPARE = 64
 """Things that no longer count that are kept, beside as many as count, before they are looked for."""
@@ -334,7 +334,7 @@ class Queue:
         self, overdue: Collection[str], without: Collection[str], not_of: Collection[str]
     ) -> tuple[_Level, _Group, Line, bool] | None:
         """What goes next by the share of its class: of the class with the most credit."""
-        due = [sla for sla in overdue if self.earned.get(sla, 0.0) >= _DUE and sla not in without]
+        due = [sla for sla in overdue if self.earned.get(sla, 0.0) >= DUE and sla not in without]
         for sla in sorted(due, key=lambda sla: (-self.earned[sla], sla)):
             for priority in sorted(self._levels, reverse=True):
                 level = self._levels[priority]

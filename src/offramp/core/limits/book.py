@@ -327,6 +327,7 @@ class Book:
         until = gate.capacity.blocked_until
         if until > max(now, gate.said_until) + BLOCKED_SAID_S:
             gate.said_until = until
+            gate.capacity.pass_to(now)
             for entry in gate.waits:
                 self._out.append(Tell(entry.client, entry.ask.id, gate.foretell(now, entry)))
 

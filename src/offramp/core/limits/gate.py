@@ -207,7 +207,7 @@ class Gate:
         self.due = self.capacity.free_at(now, entry.tokens, part)
         if part == LOWER:
             patience = self.classes.get(entry.waiter.sla, DEFAULT_CLASS).patience
-            turns = self.waits.oldest(entry.waiter.sla) + patience + _AFTER_S
+            turns = self.waits.oldest(entry.waiter.sla) + patience + AFTER_S
             self.due = turns if self.due is None else min(turns, self.due)
 
     # Ends.
@@ -302,7 +302,7 @@ class Gate:
         return f" at {say(min(rates, key=lambda rate: rate.limit / rate.seconds))}" if rates else ""
 
 
-_AFTER_S = 1e-6
+AFTER_S = 1e-6
 """A class is overdue once its patience is over, not when it ends."""
 
 

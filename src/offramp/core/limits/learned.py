@@ -11,7 +11,7 @@ SAMPLES_MAX = 100
 """Calls of a step that are remembered."""
 QUANTILE = 0.95
 """What is reserved for a call covers this part of the remembered ones."""
-_WEIGHT = 0.02
+WEIGHT = 0.02
 """Of a new value in a mean, once there are many."""
 
 
@@ -29,8 +29,8 @@ class Mean:
         if self.value is None:
             self.value, self._count = float(value), 1
             return
-        weight = _WEIGHT
-        if self._count < 1 / _WEIGHT:
+        weight = WEIGHT
+        if self._count < 1 / WEIGHT:
             self._count += 1
             weight = 1 / self._count
         self.value += (value - self.value) * weight

@@ -47,7 +47,7 @@ class Windows:
         self._gone = [0] * len(self.rates)
         """By window, what was noted before that entry."""
         self._began = -math.inf
-        self._slot_s = _slot_s(self.rates)
+        self._slot_s = slot_s(self.rates)
 
     def used(self, window: int) -> int:
         """What counts in a window now, as of the last `pass_to`."""
@@ -143,7 +143,7 @@ class Windows:
         self._heads = [head - count for head in self._heads]
 
 
-def _slot_s(rates: Sequence[Rate]) -> float:
+def slot_s(rates: Sequence[Rate]) -> float:
     """For how long an entry collects what is noted after it: not at all if each may have its own."""
     if not rates:
         return 0.0

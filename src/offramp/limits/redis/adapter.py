@@ -1,0 +1,348 @@
+"""The limits of one process over Redis: what it asks and reports goes to a script on the server, call by call.
+
+One thread calls the script, and so keeps the lease; another one hears what other processes' calls granted. Neither runs
+user code. Obligations and messages are in `ports/limits.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from offramp.core.limits.spec import ResourceSpec
+from offramp.core.sla import SLA
+from offramp.limits.redis.answers import level_of, refused_of, waits_of
+from offramp.limits.redis.caller import Caller
+from offramp.limits.redis.circuits import Circuits
+from offramp.limits.redis.link import Grants, Link, wait_s
+from offramp.limits.redis.permits import Op, Permit, Permits
+from offramp.limits.redis.scripts import LEASE_S, Script
+from offramp.ports import forks
+from offramp.ports.clock import Clock
+from offramp.ports.limits import Ask, Done, Granted, Level, Notify, Refused
+from offramp.stores.redis.address import Address
+from offramp.stores.redis.connection import problem
+
+logger = logging.getLogger("offramp")
+
+RENEW_S = 2.5
+"""Seconds between the calls of a process that has nothing to say."""
+LEASE_SPARE_S = 1.0
+"""Seconds before the end of its lease from which a process trusts no grant."""
+BACKUP_S = 1.0
+"""Seconds between the calls of a process whose waiters another one serves, in case that it has died."""
+WRITTEN_S = 0.2
+"""Seconds for which `written` waits for another message to go along with."""
+LEVELS_S = 1.0
+"""Seconds between looks at the levels while they are watched."""
+CALL_OPS_MAX = 500
+"""Messages of one call, which blocks the server meanwhile."""
+CLOSE_S = 2.0
+"""Seconds that the last call of a process may take."""
+CLOSED = Refused("closed", "the process stops")
+
+_Look = concurrent.futures.Future[Sequence[Level]]
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class RedisLimits:
+    """See the port. Its threads begin with the first call.
+
+    Args:
+        address: of the server.
+        resources: what the app declares.
+        classes: by name.
+        clock: of the process.
+    """
+
+    def __init__(
+        self, address: Address, resources: Sequence[ResourceSpec], classes: Mapping[str, SLA], clock: Clock
+    ) -> None:
+        self._address, self._clock, self._classes = address, clock, classes
+        self._resources = {spec.name: spec for spec in resources}
+        self._order = {spec.name: number for number, spec in enumerate(resources)}
+        self._script = Script(resources, classes)
+        self._watchers: list[Callable[[Sequence[Level]], object]] = []
+        self._begin()
+        forks.on_fork(self)
+
+    def _begin(self) -> None:
+        self.own = self._clock.random_bytes(12).hex()
+        self._permits = Permits(self._resources)
+        self._circuits = Circuits(self._resources)
+        self._ops: list[Op] = []
+        self._joined = self._urgent = self._closing = False
+        self._failures = 0
+        self._renew_at = self._leased_until = 0.0
+        self._life: Sequence[Any] = (None, 0)
+        self._ticks: dict[str, float] = {}
+        self._looks: list[_Look] = []
+        self._look_at = 0.0
+        self._seen: Sequence[Level] | None = None
+        self._caller = Caller(Link(self._address, self._script), self.own, self, WRITTEN_S)
+        self._lock = self._caller.lock
+        channel = self._address.key_of("lim", "to", self.own)
+        self._grants = Grants(self._address, channel, self._receive, self._missed)
+
+    def forked(self) -> None:
+        """In a child: the permits, the threads and the connections are its parent's."""
+        self._begin()
+
+    # The port.
+
+    def ask(self, ask: Ask, notify: Notify) -> None:
+        """Ask for a permit."""
+        now = time.monotonic()
+        with self._lock:
+            refused = self._circuits.refusal(ask, now)
+            if self._closing:
+                refused = CLOSED
+            elif ask.resource not in self._resources:
+                refused = Refused("closed", f"{ask.resource}: this process knows no such resource")
+            if refused is not None:
+                notify(refused)
+            elif ask.id not in self._permits.open:
+                self._say(self._permits.begin(ask, notify, now).asks("a", now))
+
+    def withdraw(self, permit_id: str) -> None:
+        """Give up an ask or a permit."""
+        self.done(permit_id, Done(how="unused"))
+
+    def written(self, permit_id: str) -> None:
+        """The request has been sent."""
+        with self._lock:
+            permit = self._permits.open.get(permit_id)
+            if permit is not None:
+                self._permits.write(permit, time.monotonic())
+
+    def slow(self, permit_id: str) -> None:
+        """The first token is late."""
+        with self._lock:
+            permit = self._permits.open.get(permit_id)
+            if permit is not None and self._circuits.slow(permit.ask, time.monotonic()):
+                self._refuse_open(permit.ask.resource)
+
+    def done(self, permit_id: str, done: Done) -> None:
+        """The call is over."""
+        now = time.monotonic()
+        with self._lock:
+            permit = self._permits.open.get(permit_id)
+            if permit is None:
+                return
+            self._say(self._permits.end(permit, done, now))
+            if self._circuits.ended(permit.ask, done, now):
+                self._refuse_open(permit.ask.resource)
+
+    def lift(self, run_id: str, sla: str, priority: int) -> None:
+        """A run is waited for by a run of a higher class."""
+        with self._lock:
+            self._permits.lift(run_id, sla, priority)
+            self._say(("l", run_id, sla, priority))
+
+    def watch(self, notify: Callable[[Sequence[Level]], object]) -> None:
+        """Report the levels."""
+        with self._lock:
+            self._watchers.append(notify)
+            self._seen, self._look_at = None, 0.0
+            self._wake()
+
+    async def levels(self) -> Sequence[Level]:
+        """All resources as they are now.
+
+        Raises:
+            StoreError: the server cannot be reached.
+        """
+        look: _Look = concurrent.futures.Future()
+        with self._lock:
+            if self._closing:
+                return ()
+            self._looks.append(look)
+            self._wake()
+        return await asyncio.wrap_future(look)
+
+    def close(self) -> None:
+        """Refuse what waits, give back what is held. Waits for the server for a moment."""
+        with self._lock:
+            self._closing = True
+            for permit in [each for each in self._permits.open.values() if not each.granted]:
+                self._refuse(permit, CLOSED)
+        self._end(CLOSE_S, silent=False)
+
+    def drop(self) -> None:
+        """End without a word to the server, as a process that is killed."""
+        with self._lock:
+            self._closing = True
+        self._end(CLOSE_S, silent=True)
+
+    def _end(self, timeout_s: float, *, silent: bool) -> None:
+        self._grants.close()
+        self._caller.close(timeout_s, silent=silent)
+        self._grants.join()
+        with self._lock:
+            looks, self._looks = self._looks, []
+        for look in looks:
+            look.set_result(())
+
+    # To the server; under the lock.
+
+    def _say(self, op: Op) -> None:
+        self._ops.append(op)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._urgent = True
+        if not self._caller.started and not self._closing:
+            self._grants.start()
+        self._caller.wake()
+
+    def _refuse(self, permit: Permit, refused: Refused) -> None:
+        """Refuse here what the server may grant."""
+        self._say(self._permits.end(permit, Done(how="unused"), time.monotonic()))
+        permit.notify(refused)
+
+    def _refuse_open(self, resource: str) -> None:
+        """A breaker has changed: what it does not let through waits no longer."""
+        now = time.monotonic()
+        for permit in [each for each in self._permits.open.values() if each.ask.resource == resource]:
+            if not permit.granted and (refused := self._circuits.refusal(permit.ask, now)) is not None:
+                self._refuse(permit, refused)
+
+    def due(self, now: float) -> float:
+        """When the next call is due."""
+        if self._failures:
+            return self._renew_at
+        if self._urgent or not self._joined:
+            return now
+        at = min(self._renew_at, *self._ticks.values()) if self._ticks else self._renew_at
+        if self._permits.written:
+            at = min(at, self._permits.written[0].written_at + WRITTEN_S)
+        return min(at, self._look_at) if self._watchers else at
+
+    def says(self, now: float) -> list[Op]:
+        """What the next call says."""
+        if self._joined:
+            ops = self._permits.news(now) + self._ops[:CALL_OPS_MAX]
+            del self._ops[:CALL_OPS_MAX]
+        else:
+            ops = [("j", *self._life), *_ends(self._ops), *self._permits.everything(now)]
+            self._ops = []
+            self._joined = True  # what follows goes with the next call
+        self._urgent = bool(self._ops)
+        for resource in [name for name, at in self._ticks.items() if at <= now]:
+            del self._ticks[resource]
+            ops.append(("t", resource))
+        if self._looks or (self._watchers and self._look_at <= now):
+            ops.append(("v",))
+        if self._closing:
+            ops.append(("q",))
+        return ops
+
+    # From the server; under the lock.
+
+    def hears(self, answer: Any, ops: Sequence[Op], sent_at: float) -> None:
+        """The script answered."""
+        known, *rest = answer
+        if self._failures:
+            logger.warning("the limits over %s are back", self._address.shown)
+            self._failures = 0
+        if not known:
+            logger.warning(
+                "%s no longer knows this process: its lease ran out, or the server has lost its data. It learns again "
+                "what the process holds and has called",
+                self._address.shown,
+            )
+            self._forget_answer(ops)
+            return
+        answers, dues, levels, life = rest
+        if life:
+            self._life = life
+        self._leased_until, self._renew_at = sent_at + LEASE_S - LEASE_SPARE_S, sent_at + RENEW_S
+        for resource, in_s in dues:
+            self._ticks[resource] = sent_at + in_s
+        self._apply(answers)
+        for resource, waiting in self._permits.waiting.items():
+            if waiting and resource not in self._ticks:
+                self._ticks[resource] = sent_at + BACKUP_S
+        if levels:
+            self._show(levels, sent_at)
+
+    def misses(self, error: Exception, ops: Sequence[Op]) -> None:
+        """The server did not answer: once it does, it learns everything again."""
+        said = problem(self._address, error)
+        if not self._failures:
+            logger.warning("%s; calls of resources wait until it answers", said)
+        self._forget_answer(ops)
+        self._renew_at = time.monotonic() + wait_s(self._failures)
+        self._failures += 1
+        looks, self._looks = self._looks, []
+        for look in looks:
+            look.set_exception(said)
+
+    def _forget_answer(self, ops: Sequence[Op]) -> None:
+        self._ops = [*_ends(ops), *_ends(self._ops)]
+        self._joined = False
+
+    def _receive(self, message: bytes) -> None:
+        """Another process's call granted something to this one."""
+        with self._lock:
+            self._apply(_decode(message))
+
+    def _missed(self) -> None:
+        """What others granted before this is lost: the answer to joining again has it."""
+        with self._lock:
+            self._joined = False
+            self._wake()
+
+    def _apply(self, answers: Sequence[Any]) -> None:
+        now = time.monotonic()
+        if now > self._leased_until:  # the server may have given all of it away: ask again
+            self._joined = False
+            self._wake()
+            return
+        for kind, permit_id, *rest in answers:
+            permit = self._permits.open.get(permit_id)
+            if permit is None or permit.granted:
+                continue
+            if kind == "g":
+                self._grant(permit, rest[0], now)
+            elif kind == "w":
+                permit.notify(waits_of(rest))
+            else:
+                self._permits.forget(permit)
+                permit.notify(refused_of(self._resources[permit.ask.resource], self._classes, rest))
+
+    def _grant(self, permit: Permit, tokens: int, now: float) -> None:
+        refused = self._circuits.refusal(permit.ask, now)  # it has opened, or has all its probes under way
+        if refused is not None:
+            self._refuse(permit, refused)
+            return
+        self._permits.grant(permit, tokens)
+        probe = self._circuits.granted(permit.ask, now)
+        permit.notify(Granted(tokens, now - permit.asked_at, probe))
+
+    def _show(self, given: Sequence[Any], now: float) -> None:
+        levels = []
+        for each in given:
+            level = level_of(self._resources[each[0]], self._classes, each)
+            breaker = self._circuits.level(level.name, now)
+            levels.append(level if breaker is None else msgspec.structs.replace(level, breaker=breaker))
+        levels.sort(key=lambda level: self._order[level.name])
+        looks, self._looks = self._looks, []
+        for look in looks:
+            look.set_result(levels)
+        self._look_at = now + LEVELS_S
+        if levels != self._seen:
+            self._seen = levels
+            for notify in self._watchers:
+                notify(levels)
+
+
+def _ends(ops: Sequence[Op]) -> list[Op]:
+    """How calls ended: what a server that learns everything again needs beside that."""
+    return [op for op in ops if op[0] == "d"]

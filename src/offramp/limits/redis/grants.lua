@@ -1,0 +1,325 @@
+-- What is granted, refused and given back: `Gate`, `Book` and `stuck` of core/limits, restated.
+
+-- The tokens to reserve for a call; false if the limit is smaller than what it needs, which is second.
+local function need_of(r, tokens, tokens_max, step)
+  local least = r.spec.least
+  if not least then return 0 end
+  local known = tokens
+  if not known then
+    known = tonumber(call('HGET', T .. 'e:' .. r.name, 's' .. step) or call('HGET', T .. 'e:' .. r.name, 'a') or nil)
+    known = math.min(known or tokens_max or C.TOKENS_DEFAULT, least)
+  end
+  local need = math.max(0, tokens_max and math.min(known, tokens_max) or known)
+  if need > least then return false, need end
+  return need
+end
+
+-- A call of a step used so many tokens.
+local function learn(r, step, used)
+  for _, field in ipairs({'s' .. step, 'a'}) do
+    local kept = call('HGET', T .. 'y:' .. r.name, field)
+    local last, by_size = {}, {}
+    if kept then last, by_size = unpack(cmsgpack.unpack(kept)) end
+    last[#last + 1] = used
+    local at = 1
+    while by_size[at] and by_size[at] <= used do at = at + 1 end
+    table.insert(by_size, at, used)
+    if #last > C.SAMPLES_MAX then
+      local old = table.remove(last, 1)
+      for place, value in ipairs(by_size) do
+        if value == old then
+          table.remove(by_size, place)
+          break
+        end
+      end
+    end
+    if not kept and call('HLEN', T .. 'y:' .. r.name) >= C.STEPS_MAX then
+      local other = call('HRANDFIELD', T .. 'y:' .. r.name)
+      call('HDEL', T .. 'y:' .. r.name, other)
+      call('HDEL', T .. 'e:' .. r.name, other)
+    end
+    call('HSET', T .. 'y:' .. r.name, field, cmsgpack.pack({last, by_size}))
+    call('HSET', T .. 'e:' .. r.name, field, by_size[math.min(#by_size, math.floor(C.QUANTILE * #by_size) + 1)])
+  end
+  call('EXPIRE', T .. 'y:' .. r.name, C.KEPT_S)
+  call('EXPIRE', T .. 'e:' .. r.name, C.KEPT_S)
+end
+
+-- The highest priority of what waits, and its class; nothing is below all.
+local function top_of(r)
+  local priority, class = -math.huge, ''
+  for _, queue in ipairs({'first', 'rest'}) do
+    for name, level in pairs(r.s[queue]) do
+      local number = tonumber(name)
+      for each in pairs(level.classes) do
+        if number > priority or (number == priority and each > class) then priority, class = number, each end
+      end
+    end
+  end
+  return priority, class
+end
+
+local function is_lower(r, w) return w.queue == 'rest' and r.s.highest ~= nil and w.priority < r.s.highest end
+
+local function foretell(r, w)
+  local ahead = ahead_of(r, w)
+  local why, at = foretold(r, ahead / (1 - r.spec.share), w.tokens, is_lower(r, w) and LOWER or ALL)
+  return why, ahead, at and math.max(0, at - NOW) or false
+end
+
+local function say_waits(r, w) tell(w.client, {'w', w.id, foretell(r, w)}) end
+
+-- Why one that would have to wait is refused: with how many wait, how long about, and the longest that may be.
+local function full(r, w, because, limit)
+  add_waiter(r, w)
+  local _, _, expected = foretell(r, w)
+  remove_waiter(r, w)
+  tell(w.client, {'r', w.id, 'busy', because, limit or false, r.s.waits, expected, w.class, rate_of(r) or false})
+end
+
+-- Waiters.
+
+local lift
+
+-- What waits elsewhere and keeps permits of this resource counts as of the class that waits for these.
+local function lift_keepers(r, class, priority)
+  local keepers = call('HGETALL', T .. 'keepers')
+  for at = 1, #keepers, 2 do
+    local other = resource(keepers[at + 1])
+    local w = load_waiter(other, keepers[at])
+    if w and w.priority < priority then
+      for _, held in ipairs(w.holds) do
+        if held[2] == r.name and call('HEXISTS', T .. 'p:' .. r.name, held[1]) == 1 then
+          lift(other, w, class, priority)
+          break
+        end
+      end
+    end
+  end
+end
+
+-- An ask counts as of this class, if it is higher.
+function lift(r, w, class, priority)
+  if priority <= w.priority then return end
+  local top = top_of(r)
+  remove_waiter(r, w)
+  w.class, w.priority = class, priority
+  add_waiter(r, w)
+  save_waiter(r, w)
+  r.changed = true
+  if priority > top then lift_keepers(r, class, priority) end
+end
+
+local function enqueue(r, w)
+  local top = top_of(r)
+  add_waiter(r, w)
+  save_waiter(r, w)
+  if w.run ~= '' then call('SADD', T .. 'run:' .. w.run, w.id .. ' ' .. r.name) end
+  if w.queue == 'first' then
+    call('HSET', T .. 'keepers', w.id, r.name)
+    local priority, class = -math.huge, ''
+    for _, held in ipairs(w.holds) do
+      local number, each = top_of(resource(held[2]))
+      if number > priority or (number == priority and each > class) then priority, class = number, each end
+    end
+    lift(r, w, class, priority)
+  end
+  if w.priority > top then lift_keepers(r, w.class, w.priority) end
+end
+
+local function forget(r, w)
+  call('HDEL', T .. 'w:' .. r.name, w.id)
+  if w.run ~= '' then call('SREM', T .. 'run:' .. w.run, w.id .. ' ' .. r.name) end
+  if w.queue == 'first' then call('HDEL', T .. 'keepers', w.id) end
+end
+
+local function dequeue(r, w)
+  remove_waiter(r, w)
+  forget(r, w)
+  r.changed, r.advances = true, true
+end
+
+-- Circles of waits.
+
+-- What a load adds up to with a permit, added or taken away: {permits, unwritten, tokens} by resource.
+local function load_by(loads, held, times)
+  local p = load_permit(resource(held[2]), held[1])
+  if not p then return end
+  local load = loads[held[2]] or {0, 0, 0}
+  loads[held[2]] = {load[1] + times, load[2] + (p.written and 0 or times), load[3] + times * p.tokens}
+end
+
+local function fits_beside(r, load, tokens)
+  load = load or {0, 0, 0}
+  if load[1] >= concurrency_of(r, ALL) then return false end
+  for _, rate in ipairs(r.spec.rates) do
+    if load[2] >= scaled(r, rate[1], ALL) then return false end
+  end
+  for _, rate in ipairs(r.spec.tokens) do
+    if load[3] > 0 and load[3] + tokens > scaled(r, rate[1], ALL) then return false end
+  end
+  return true
+end
+
+-- The waiters that wait for each other in a circle, by id: those that are left once all others have been granted.
+local function stuck()
+  local keepers, waiting, kept, loads = call('HGETALL', T .. 'keepers'), {}, {}, {}
+  for at = 1, #keepers, 2 do
+    local r = resource(keepers[at + 1])
+    local w = load_waiter(r, keepers[at])
+    if w then
+      waiting[keepers[at]] = {r, w}
+      for _, held in ipairs(w.holds) do
+        if not kept[held[1]] then load_by(loads, held, 1) end
+        kept[held[1]] = (kept[held[1]] or 0) + 1
+      end
+    end
+  end
+  local goes_on = true
+  while goes_on do
+    goes_on = false
+    for id, each in pairs(waiting) do
+      if fits_beside(each[1], loads[each[1].name], each[2].tokens) then
+        waiting[id], goes_on = nil, true
+        for _, held in ipairs(each[2].holds) do
+          kept[held[1]] = kept[held[1]] - 1
+          if kept[held[1]] == 0 then load_by(loads, held, -1) end
+        end
+      end
+    end
+  end
+  return waiting
+end
+
+local function say_circle(w) tell(w.client, {'r', w.id, 'deadlock'}) end
+
+-- Limits shrank: of what waits in a circle because of that, the newest is refused until none does.
+local function untangle()
+  while call('EXISTS', T .. 'keepers') == 1 do
+    local newest, of
+    for _, each in pairs(stuck()) do
+      local w = each[2]
+      if not newest or w.since > newest.since or (w.since == newest.since and w.id > newest.id) then
+        newest, of = w, each[1]
+      end
+    end
+    if not newest then return end
+    dequeue(of, newest)
+    say_circle(newest)
+  end
+end
+
+-- Grants.
+
+local function begin_permit(r, w)
+  begins(r, w.tokens)
+  if not r.s.highest or w.priority > r.s.highest then r.s.highest = w.priority end
+  save_permit(r, {
+    id = w.id, client = w.client, step = w.step, tokens = w.tokens, granted_at = NOW, since = w.since, written = false,
+  })
+  tell(w.client, {'g', w.id, w.tokens})
+  r.changed = true
+end
+
+-- Whether a call may be made at once, as nothing waits.
+local function fits(r, w)
+  if r.s.waits > 0 or r.s.blocked > NOW or quiet then return false end
+  pass(r)
+  return not lacks(r, w.tokens, is_lower(r, w) and LOWER or ALL)
+end
+
+-- The part of the limits that a waiter may fill, which is next.
+local function part_of(r, w, overdue)
+  if not is_lower(r, w) or w.priority < priorities_of(r, 'rest')[1] then return ALL end
+  return overdue and overdue[w.class] and OVERDUE or LOWER
+end
+
+-- Something changes when the windows have room, or when the class becomes overdue.
+local function wake(r, w, part)
+  r.s.due = free_at(r, w.tokens, part)
+  if part ~= LOWER then return end
+  local since = math.huge
+  for _, queue in ipairs({'first', 'rest'}) do
+    if queued(r, queue, w.class) > 0 then since = math.min(since, oldest(r, queue, w.class)) end
+  end
+  local turns = since + class_of(w.class).patience + C.AFTER_S
+  r.s.due = math.min(r.s.due or turns, turns)
+end
+
+-- Grant what can be granted.
+local function advance(r)
+  r.changed = r.changed or r.s.due ~= nil
+  r.advances, r.s.due = false, nil
+  if r.s.waits == 0 or r.spec == UNKNOWN then return end
+  r.changed = true
+  if quiet or r.s.blocked > NOW then
+    r.s.due = math.max(quiet or 0, r.s.blocked)
+    return
+  end
+  pass(r)
+  local overdue = overdue_of(r)
+  for _ = 1, C.GRANTS_MAX do
+    local chosen = next_of(r, overdue)
+    if not chosen then return end
+    local w = load_waiter(r, chosen.id)
+    local part = part_of(r, w, overdue)
+    if lacks(r, w.tokens, part) then return wake(r, w, part) end
+    charge(r, chosen, overdue)
+    remove_waiter(r, w)
+    forget(r, w)
+    begin_permit(r, w)
+    if overdue and overdue[w.class] then overdue = overdue_of(r) end
+  end
+  r.s.due = NOW
+end
+
+-- Ends.
+
+local function write(r, p, at)
+  if p.written then return end
+  p.written = true
+  note(r, 'c', at, 1, 1)
+  r.changed = true
+end
+
+local function unused(r, p)
+  r.s.held, r.s.c.open, r.s.k.open = r.s.held - 1, r.s.c.open - 1, r.s.k.open - p.tokens
+  r.s.ended.unused = (r.s.ended.unused or 0) + 1
+  r.changed, r.advances = true, true
+end
+
+-- The provider refused a call.
+local function refused(r, p, how, says, blocked_s)
+  r.s.refused_at, r.s.refused = NOW, says
+  if how == 'exhausted' then
+    blocks(r, NOW + C.EXHAUSTED_S)
+    return
+  end
+  if not blocked_s then blocks(r, NOW + C.BLOCKED_DEFAULT_S) end
+  cut(r, p.granted_at)
+end
+
+-- A call ends: {how, says, tokens, blocked_s}.
+local function ends(r, p, how, says, tokens, blocked_s, written_at)
+  write(r, p, written_at)
+  local is_refused = how == 'throttled' or how == 'exhausted'
+  local used = tokens and math.max(0, tokens) or (is_refused and 0 or p.tokens)
+  if tokens and how == 'ok' and r.spec.least then learn(r, p.step, tokens) end
+  r.s.held = r.s.held - 1
+  add_mean(r.s.held_s, NOW - p.granted_at)
+  if r.spec.least then note(r, 'k', NOW, used, p.tokens) end
+  r.s.ended[how], r.s.used = (r.s.ended[how] or 0) + 1, r.s.used + used
+  local scale, blocked = r.s.scale, r.s.blocked
+  if how == 'ok' then grow(r) elseif is_refused then refused(r, p, how, says, blocked_s) end
+  if blocked_s and blocked_s > 0 then blocks(r, NOW + math.min(blocked_s, C.BLOCKED_S_MAX)) end
+  r.changed, r.advances = true, true
+  r.shrank = r.shrank or scale ~= r.s.scale or blocked ~= r.s.blocked
+end
+
+-- What waits hears that it waits for longer.
+local function say_blocked(r)
+  if r.s.blocked <= math.max(NOW, r.s.said) + C.BLOCKED_SAID_S then return end
+  r.s.said = r.s.blocked
+  pass(r)
+  for _, id in ipairs(call('HKEYS', T .. 'w:' .. r.name)) do say_waits(r, load_waiter(r, id)) end
+end
