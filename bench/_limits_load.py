@@ -10,6 +10,11 @@ from bench._burst import BATCH, DUMP, DUMPS_AT_S, EVERY_S, INTERACTIVE, Burst
 from bench._provider_model import arrivals_of, recorded
 from offramp.core.rates import Rate
 
+ORDER, PROVIDER, RATES, CONCURRENCY = "BENCH_ORDER", "BENCH_PROVIDER", "BENCH_RATES", "BENCH_CONCURRENCY"
+TOKENS = "BENCH_TOKENS"
+"""Variables of the served App: `limits`, `first come`, `split` or `no limits`; the provider's URL; what it allows."""
+PROCESSES = 4
+"""That make calls: the gateway and its workers."""
 OUTPUT_TOKENS = 60
 """What each answer has, where tokens are not what is measured."""
 PER_S, PER_MIN = 1, 60
@@ -54,6 +59,15 @@ class Load(NamedTuple):
     def busiest(self) -> float:
         """Interactive runs in the busiest second, in times the mean."""
         return self.busiest_second()[1] / self.per_s
+
+    def part(self, begins_s: float, lasts_s: float) -> Load:
+        """What is handed in during a part of it."""
+        ends_s = begins_s + lasts_s
+        own, others = (
+            [run._replace(at=run.at - begins_s) for run in runs if begins_s <= run.at < ends_s]
+            for runs in (self.interactive, self.batch)
+        )
+        return Load(f"{self.name} from {begins_s:g} s", own, others, lasts_s)
 
     def busiest_second(self) -> tuple[float, int]:
         """When it begins, and how many interactive runs are handed in during it."""

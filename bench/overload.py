@@ -1,8 +1,9 @@
-"""Classes under overload: a recorded burst of interactive runs while a tenant's batch fills the workers.
+"""Classes and limits under overload: a recorded burst of interactive runs while a tenant's batch fills what is scarce.
 
-First in virtual time, with the order of the real queues (`core.order`) and nothing else of the service; then the minute
-of its busiest second through `offramp serve`. Beside each: interactive runs alone, and the same load without classes,
-first come first served. README.md explains the rows.
+First in virtual time, with the state machines of the service (`core.order`, `core.limits`) and nothing else of it; then
+the minute of its busiest second through `offramp serve`. Beside each: interactive runs alone, and the same load first
+come first served; for limits, which are a provider's, also without any, and split over processes. README.md explains
+the rows.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import uvloop
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from bench._burst import (  # noqa: E402 - found through the line above
+from bench import _limits_report  # noqa: E402 - found through the line above
+from bench._burst import (  # noqa: E402
     BATCH,
     BUDGET_S,
     CALLS,
@@ -32,6 +34,7 @@ from bench._burst import (  # noqa: E402 - found through the line above
     merged,
 )
 from bench._hybrid import Ended, Service, quantile  # noqa: E402
+from bench._limits_report import Limits  # noqa: E402
 from bench._overload_served import Served, Terms, serve  # noqa: E402
 from bench._report import Target, show, table  # noqa: E402
 from offramp.core.order import longest_wait_s  # noqa: E402
@@ -91,6 +94,13 @@ class Measured(msgspec.Struct, kw_only=True):
     flood: Flood
     served: list[Row]
     served_flood: Flood | None = None
+
+
+class Both(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The results of both parts, or of one."""
+
+    classes: Measured | None = None
+    limits: Limits | None = None
 
 
 def row(load: str, order: str, alone_s: float, ended: Sequence[Ended], count: int) -> Row:
@@ -276,13 +286,31 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one load in virtual time instead of six, and one draw of each"
     )
+    parser.add_argument("--only", choices=["classes", "limits"], help="one part")
     parser.add_argument("--virtual", action="store_true", help="only in virtual time")
     parser.add_argument("--folder", type=Path, help="folder of the database; the disk matters")
     parser.add_argument("--json", action="store_true", help="as JSON")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="offramp-bench-", dir=given.folder) as folder:
-        measured = uvloop.run(measure(Path(folder), quick=given.quick, only_virtual=given.virtual))
-    show(measured, render(measured), targets(measured), as_document=given.json)
+        both = uvloop.run(parts(Path(folder), given))
+    texts, found = [], []
+    if both.classes is not None:
+        texts.append(render(both.classes))
+        found += targets(both.classes)
+    if both.limits is not None:
+        texts.append(_limits_report.render(both.limits))
+        found += _limits_report.targets(both.limits)
+    show(both, "\n\n".join(texts), found, as_document=given.json)
+
+
+async def parts(folder: Path, given: argparse.Namespace) -> Both:
+    """What is asked for."""
+    both = Both()
+    if given.only != "limits":
+        both.classes = await measure(folder, quick=given.quick, only_virtual=given.virtual)
+    if given.only != "classes":
+        both.limits = await _limits_report.measure(folder, quick=given.quick, only_virtual=given.virtual)
+    return both
 
 
 if __name__ == "__main__":

@@ -15,14 +15,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.chaos.announced import receipts
-from tests.chaos.client import Client, Seen, any_run
+from tests.chaos.client import Asked, Client, Seen, any_run
 from tests.chaos.invariants import Recorded, violations
 from tests.chaos.receiver import receiving
-from tests.chaos.serving import GUARD_S, LEASE_S, PATIENT, RECOVERY_S, Serving
+from tests.chaos.serving import APP, GUARD_S, LEASE_S, PATIENT, RECOVERY_S, Serving
 
 OPEN_RUNS = 20
 SHOWN_MAX = 50
@@ -45,13 +45,24 @@ class Campaign:
         seed: of every choice.
         kills: how often something is killed, drained or stopped.
         patient: for a busy machine: no lease runs out, so no process is stopped for that, and no time is too long.
+        app: what is served.
+        harms: what happens how often.
     """
 
-    def __init__(self, home: Path, seed: int, kills: int, *, patient: bool = False) -> None:
+    def __init__(
+        self,
+        home: Path,
+        seed: int,
+        kills: int,
+        *,
+        patient: bool = False,
+        app: Path = APP,
+        harms: Mapping[str, int] = HARM,
+    ) -> None:
         self.dice = random.Random(seed)
         self.kills = kills
-        self.serving = Serving(home, **(PATIENT if patient else {}))
-        self.harms = {kind: weight for kind, weight in HARM.items() if not (patient and kind.startswith("stopped"))}
+        self.serving = Serving(home, app=app, **(PATIENT if patient else {}))
+        self.harms = {kind: weight for kind, weight in harms.items() if not (patient and kind.startswith("stopped"))}
         self.recovery_s = GUARD_S if patient else RECOVERY_S
         self.receiver = ""
         self.seen: list[Seen] = []
@@ -89,9 +100,12 @@ class Campaign:
 
     async def _ask(self, client: Client) -> None:
         while not client.quiet.is_set():
-            one = Seen(any_run(self.dice, self.receiver, signals=self._signals))
+            one = Seen(self._any_run())
             self.seen.append(one)
             await self._through(client, one)
+
+    def _any_run(self) -> Asked:
+        return any_run(self.dice, self.receiver, signals=self._signals)
 
     async def _through(self, client: Client, one: Seen) -> None:
         following = asyncio.ensure_future(client.follow(one))
@@ -118,9 +132,12 @@ class Campaign:
             await asyncio.to_thread(self._up)
         workers = serving.worker_pids()
         lanes = serving.lane_pids()
-        if kind == "lane" and lanes:
+        coordinators = serving.coordinator_pids() if kind == "coordinator" else []
+        if coordinators:
+            serving.kill(coordinators[0])
+        elif kind == "lane" and lanes:
             serving.kill(self.dice.choice(lanes))
-        elif kind in {"worker", "lane"} and workers:
+        elif kind in {"worker", "lane", "coordinator"} and workers:
             serving.kill(self.dice.choice(workers))
         elif kind == "stopped worker" and workers:
             with serving.stopped(self.dice.choice(workers)):
@@ -192,12 +209,17 @@ def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201 - a program
 
 
-def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__)
+def parsed(about: str | None) -> argparse.Namespace:
+    """The arguments of a campaign's command line."""
+    arguments = argparse.ArgumentParser(description=about)
     arguments.add_argument("--kills", type=int, default=500)
     arguments.add_argument("--seed", type=int, default=None)
     arguments.add_argument("--keep", help="a folder for data and logs, kept; a temporary one otherwise")
-    given = arguments.parse_args()
+    return arguments.parse_args()
+
+
+def main() -> int:
+    given = parsed(__doc__)
     seed = random.SystemRandom().randrange(1 << 32) if given.seed is None else given.seed
     say(f"seed {seed}, {given.kills} kills")
     home = Path(given.keep or tempfile.mkdtemp(prefix="offramp-chaos-"))

@@ -66,6 +66,8 @@ class Serving:
             "webhook_timeout": 2,
             **settings,
         }
+        self.variables: dict[str, str] = {}
+        """What the environment of each start has besides."""
         self._process: subprocess.Popen[bytes] | None = None
         self._known: dict[int, psutil.Process] = {}
         self._gateways: dict[Path, int] = {}
@@ -82,7 +84,10 @@ class Serving:
                     *(sys.executable, "-m", "offramp", "serve", str(self.app)),
                     *("--port", str(self.port), "--data", str(self.data), "--workers", str(self.workers)),
                 ],
-                env={**plain, "PYTHONUNBUFFERED": "1", "CHAOS_HOME": str(self.home), **variables, **environment},
+                env={**plain, "PYTHONUNBUFFERED": "1", "CHAOS_HOME": str(self.home)}
+                | variables
+                | self.variables
+                | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -155,6 +160,17 @@ class Serving:
     def lane_pids(self) -> list[int]:
         return self._with("--multiprocessing-fork")
 
+    def coordinator_pids(self) -> list[int]:
+        """The process that gives out the permits of resources: no child of the gateway, for it may outlive it."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                line = process.cmdline()
+                if "offramp.limits.coordinator" in line and str(self.data) in line and _runs(process):
+                    self._watch(process.pid)
+                    found.append(process.pid)
+        return found
+
     # Harm.
 
     def _kill(self, pid: int, how: str) -> None:
@@ -218,6 +234,7 @@ class Serving:
     def close(self) -> None:
         """Leave nothing behind, stopped processes included."""
         self.family()
+        self.coordinator_pids()
         if self._process is not None and self.alive:
             self._process.kill()
             self._process.wait(GUARD_S)
