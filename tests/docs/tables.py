@@ -335,6 +335,11 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.limits.reading:TAIL_BYTES_MAX", "bytes", "kept of the end of a longer one"),
             ("core.limits.reading:UNPACKED_BYTES_MAX", "bytes", "of a compressed answer that are read"),
             ("core.limits.reading:TOKENS_MAX", "", "tokens that a provider may count for a call"),
+            ("core.limits.hedging:CALLS_PER_HEDGE", "", "calls of which one may be hedged"),
+            ("core.limits.hedging:UNUSED_MAX", "", "hedges that calls without one leave for later"),
+            ("core.limits.hedging:STEPS_MAX", "", "steps whose first tokens a process remembers"),
+            ("core.limits.hedging:TIMES_MAX", "", "times to the first token that it remembers of each"),
+            ("core.limits.hedging:TIMES_MIN", "", "and without which it hedges no call of that step"),
         ],
     ),
     (
