@@ -5,14 +5,16 @@ import typing
 
 from offramp.app import App
 from offramp.core.events import Event
+from offramp.core.limits.spec import Breaker
 from offramp.core.retry import Retry
 from offramp.core.routing import RouteRequest
 from offramp.core.sla import SLA
-from offramp.declarations import Pipeline, Step
+from offramp.declared import Pipeline, Step
 from offramp.errors import OfframpError
 from offramp.execution.as_completed import as_completed
 from offramp.execution.context import Run, cleanup, current_run, emit, now, random, signal, sleep, uuid4
 from offramp.execution.per_loop import per_loop
+from offramp.resources.resource import Resource
 
 if typing.TYPE_CHECKING:
     from offramp.client import AsyncClient, Client
@@ -44,10 +46,12 @@ __all__ = [
     "SLA",
     "App",
     "AsyncClient",
+    "Breaker",
     "Client",
     "Event",
     "OfframpError",
     "Pipeline",
+    "Resource",
     "Retry",
     "RouteRequest",
     "Run",

@@ -1,18 +1,17 @@
-"""What a user declares: SLA classes, steps and pipelines.
+"""What a user declares: SLA classes, resources, steps and pipelines.
 
 Holds declarations only: `wiring.py` reads them to put a process together, and `App` adds what starts one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import Any, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
-from offramp.core.advisers import CLASSIFIER_TIMEOUT_DEFAULT_S, Adviser, of_input, of_requests, require_timeout
+from offramp.core.advisers import CLASSIFIER_TIMEOUT_DEFAULT_S, Adviser, of_requests, require_timeout
 from offramp.core.call import Effect, StepKind
+from offramp.core.limits.spec import RESERVE_DEFAULT, SHARE_DEFAULT, Breaker, resource_spec
 from offramp.core.names import require_name
 from offramp.core.retry import Retry
 from offramp.core.routing import RouteRequest
@@ -20,158 +19,28 @@ from offramp.core.sla import DEFAULT_CLASS, SLA
 from offramp.core.spec import (
     LaneChoice,
     OnDisconnect,
-    PipelineSpec,
-    StepSpec,
-    as_awaitable,
     failover_spec,
     pipeline_spec,
     step_spec,
 )
+from offramp.declared import Pipeline, Step
 from offramp.errors import DeclarationError
-from offramp.execution.body import Body
-from offramp.execution.context import current
 from offramp.execution.failover import in_turn
 from offramp.execution.warming import StartHook, start_hook
+from offramp.resources.resource import Resource, names_of
+from offramp.resources.service import Service
 
-Features = Mapping[str, float | str]
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[[], object])
-G = TypeVar("G", bound=Callable[..., Features | Awaitable[Features]])
 Ruling = Literal["fast", "deep"] | tuple[Literal["fast", "deep"], str] | None
 """What a rule answers: a path, a path and a reason, or None to leave the decision to others."""
 Rule = TypeVar("Rule", bound=Callable[[RouteRequest], Ruling | Awaitable[Ruling]])
 Classifier = Callable[[RouteRequest], Ruling | float | Awaitable[Ruling | float]]
-_OUTSIDE = (
-    "pipeline {0!r} is called outside a run: without journal, budget, events and trace. Start a run with `await "
-    "gateway.run({0!r}, ...)`, or with `runtime.start` in `async with app.local() as runtime`; the plain function is "
-    "its `fn`"
-)
-
-
-class Step(Generic[P, R]):
-    """A declared step; calling it gives an awaitable. `fn` is the plain function."""
-
-    def __init__(self, fn: Callable[P, R] | Callable[P, Coroutine[Any, Any, R]], spec: StepSpec) -> None:
-        self._fn = fn
-        self.spec = spec
-        functools.update_wrapper(self, fn)
-
-    @property
-    def fn(self) -> Callable[P, R] | Callable[P, Coroutine[Any, Any, R]]:
-        """The plain function."""
-        return self._fn
-
-    @fn.setter
-    def fn(self, _function: object) -> NoReturn:
-        """Refused: a run executes what was declared.
-
-        Raises:
-            AttributeError: always; the message names the way to fake a step.
-        """
-        raise AttributeError(
-            f"step {self.spec.name!r}: fn cannot be replaced, because runs execute the declared function; in a test, "
-            f"open testing.runtime(app, fakes={{{self.spec.name!r}: function_or_value}})"
-        )
-
-    @fn.deleter
-    def fn(self) -> None:
-        """Refused like the setter; `mock.patch` deletes what it could not set, and shows that error."""
-        self.fn = None
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """The step's result: from the journal, or by executing it. Outside a run, the function just runs.
-
-        A step called inside another step is part of that step and not journaled by itself.
-        """
-        ambient = current.get()
-        if not isinstance(ambient, Body):
-            return self._plain(args, kwargs)
-        given = self.spec.signature.encode_call(args, kwargs)
-        # The key is taken at the call, not when the coroutine first runs, so that its occurrence does not depend on
-        # how tasks are scheduled.
-        scope = ambient.scope
-        key = scope.replay.journal.key(self.spec.name, given.key, given.earlier)
-        return scope.step(self.spec.call(key, given.encoded, given.values))
-
-    async def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
-        function: Callable[..., Any] = self.spec.function
-        kwargs = self.spec.signature.with_defaults(args, kwargs)
-        if self.spec.is_async:
-            result: R = await as_awaitable(function(*args, **kwargs))
-            return result
-        if self.spec.policy.lane == "loop":
-            return function(*args, **kwargs)  # type: ignore[no-any-return]
-        return await asyncio.to_thread(function, *args, **kwargs)
-
-    def __repr__(self) -> str:
-        return f"<step {self.spec.name!r} of {self._fn.__module__}>"
-
-
-class Pipeline(Generic[P, R]):
-    """A declared pipeline; calling it inside a run runs it as part of that run. `fn` is the plain function.
-
-    `describes` is the function that `features` declared.
-    """
-
-    def __init__(self, fn: Callable[P, Coroutine[Any, Any, R]], spec: PipelineSpec) -> None:
-        self._fn = fn
-        self.spec = spec
-        self.describes: Adviser | None = None
-        self._has_warned = False
-        functools.update_wrapper(self, fn)
-
-    @property
-    def fn(self) -> Callable[P, Coroutine[Any, Any, R]]:
-        """The plain function."""
-        return self._fn
-
-    @fn.setter
-    def fn(self, _function: object) -> NoReturn:
-        """Refused: a run executes what was declared.
-
-        Raises:
-            AttributeError: always.
-        """
-        raise AttributeError(
-            f"pipeline {self.spec.name!r}: fn cannot be replaced, because runs execute the declared function; in a "
-            "test, replace its steps: testing.runtime(app, fakes={...})"
-        )
-
-    @fn.deleter
-    def fn(self) -> None:
-        """Refused like the setter."""
-        self.fn = None
-
-    def features(self, fn: G, /) -> G:
-        """Describe inputs to the router by what only your code knows of them: a decorator.
-
-        Args:
-            fn: a plain or async function that is called with the pipeline's arguments by name and returns a dict of at
-                most 8 features: a name and a number or a text. Runs with like features are expected to take as long. It
-                has 1 s; one that raises, is late or returns something else is passed over.
-
-        Raises:
-            DeclarationError: it does not take the pipeline's arguments, or there is one already.
-        """
-        if self.describes is not None:
-            raise DeclarationError(f"pipeline {self.spec.name!r} has a function of features already")
-        self.describes = of_input(fn, self.spec.name, self.spec.signature.names)
-        return fn
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """Run the function; its steps join the run that is executing, if one is. Outside a run it warns once."""
-        if current.get() is None and not self._has_warned:
-            self._has_warned = True
-            warnings.warn(_OUTSIDE.format(self.spec.name), RuntimeWarning, stacklevel=2)
-        return self._fn(*args, **self.spec.signature.with_defaults(args, kwargs))
-
-    def __repr__(self) -> str:
-        return f"<pipeline {self.spec.name!r} of {self._fn.__module__}>"
 
 
 class Declarations:
-    """The SLA classes, steps and pipelines of one app.
+    """The SLA classes, resources, steps and pipelines of one app.
 
     Args:
         name: what the service is called.
@@ -194,6 +63,9 @@ class Declarations:
     ) -> None:
         self.name = require_name("app", name)
         self.classes: dict[str, SLA] = {}
+        self.resources: dict[str, Resource] = {}
+        self.service = Service(self.classes)
+        """The limits that code outside of runs keeps to."""
         self.steps: dict[str, Step[..., Any]] = {}
         self.pipelines: dict[str, Pipeline[..., Any]] = {}
         for sla in classes:
@@ -225,7 +97,7 @@ class Declarations:
         short: bool = False,
         kind: StepKind = "step",
         label: str | None = None,
-        uses: object = None,
+        uses: Resource | Iterable[Resource] | None = None,
         slow_after: float | None = None,
     ) -> _StepDecorator: ...
     def step(  # noqa: PLR0913 - a declaration has many options, all by name
@@ -241,7 +113,7 @@ class Declarations:
         short: bool = False,
         kind: StepKind = "step",
         label: str | None = None,
-        uses: object = None,
+        uses: Resource | Iterable[Resource] | None = None,
         slow_after: float | None = None,
     ) -> Any:
         """Declare a step: one journaled unit of work.
@@ -260,15 +132,16 @@ class Declarations:
             kind: what it is in traces: `step`, `tool`, `agent` or `llm`; changes nothing else.
             label: a format of its arguments, such as `"{source} {query}"`, that tells its calls apart in events,
                 documents and traces; cut at 80 characters.
-            uses: reserved for resources, which this version does not have yet.
+            uses: a resource of the app, or several: an attempt waits for a permit of each before it begins, and the
+                first request that it makes of the resource takes that permit over. Permits of several are taken in one
+                order, whatever the order here.
             slow_after: seconds; an attempt whose first token is later, or its end if it has none, counts as slow for
                 the breakers of the resources that it uses, and is marked in the trace.
 
         Raises:
             DeclarationError: the declaration cannot work.
         """
-        if uses is not None:
-            raise DeclarationError("step(uses=) is for declared resources, which this version does not have yet")
+        used = names_of(uses, self.resources, self.name)
 
         def declare(function: Callable[..., Any]) -> Step[..., Any]:
             spec = step_spec(
@@ -283,6 +156,7 @@ class Declarations:
                 kind=kind,
                 label=label,
                 slow_after=slow_after,
+                uses=used,
             )
             return self._declared(Step(function, spec))
 
@@ -327,6 +201,51 @@ class Declarations:
         plain = in_turn(first.fn, steps)
         named = [(step.spec.name, functools.partial(getattr, step, "spec")) for step in steps]
         return self._declared(Step(plain, failover_spec(plain, named, name=name, first_token=first_token)))
+
+    def resource(
+        self,
+        name: str,
+        *,
+        concurrency: int | None = None,
+        rate: str | Sequence[str] | None = None,
+        tokens: str | Sequence[str] | None = None,
+        share: float = SHARE_DEFAULT,
+        reserve: float = RESERVE_DEFAULT,
+        breaker: Breaker | None = None,
+    ) -> Resource:
+        """Declare a resource: what calls share, such as the limits of a model provider's key.
+
+        Its limits hold for all processes of the service together. What waits is called in order: the highest class
+        first, fair between tenants, the oldest run first.
+
+        Args:
+            name: what events, metrics and documents call it.
+            concurrency: calls at once; None for no limit.
+            rate: calls in a window of time, such as `"500/min"` or `"60/10s"`; several, such as `("500/min", "10/s")`,
+                hold at the same time. Windows slide: no span of that length has more.
+            tokens: tokens in a window, such as `"200k/min"`, input and output together.
+            share: the part of the calls, from 0 to below 1, that goes to a lower class while its oldest waiter has
+                waited longer than the `patience` of its class.
+            reserve: the part of every limit, from 0 to below 1, that lower classes leave free once a higher one has
+                used the resource; at least one call at a time is left to them.
+            breaker: when calls stop for a while, because most of them fail or are slow; None for never.
+
+        Raises:
+            DeclarationError: a value is out of range or has another form, there is neither a limit nor a breaker, or
+                the name is taken.
+        """
+        spec = resource_spec(
+            name, concurrency=concurrency, rate=rate, tokens=tokens, share=share, reserve=reserve, breaker=breaker
+        )
+        if spec.concurrency is None and breaker is None and not (spec.rates or spec.tokens):
+            raise DeclarationError(
+                f"resource {spec.name!r} limits nothing: give it concurrency=, rate=, tokens= or breaker=, such as "
+                "rate='500/min'"
+            )
+        if spec.name in self.resources:
+            raise DeclarationError(f"resource {spec.name!r} is declared twice in app {self.name!r}: use the first one")
+        made = self.resources[spec.name] = Resource(spec, self.service)
+        return made
 
     @overload
     def pipeline(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Pipeline[P, R]: ...

@@ -271,6 +271,14 @@ class ExceedsLimit(OfframpError):
     fault = "pipeline"
 
 
+class BlocksLoop(OfframpError):
+    """A plain call would block the event loop while it waits for a permit: use the async form, or a thread."""
+
+    code = "blocks-loop"
+    title = "A plain wait on an event loop"
+    fault = "pipeline"
+
+
 class OutsideRun(OfframpError, LookupError):
     """`current_run()` was called where no run is executing."""
 

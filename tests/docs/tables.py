@@ -317,6 +317,13 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
     (
         "Resources",
         [
+            ("core.limits.needs:BYTES_PER_TOKEN", "", "bytes of a request for one token of input, as estimated"),
+            ("core.limits.needs:TOKENS_PER_FILE", "", "tokens for an image or file in a request, as estimated"),
+            ("core.limits.needs:FILE_BYTES_MIN", "bytes", "of the shortest base64 that is a file"),
+            ("core.limits.needs:BODY_BYTES_MAX", "bytes", "of a request that are read for what it needs"),
+            ("resources.clients:CONNECTIONS_MIN", "", "least connections of a resource's client; idle ones it keeps"),
+            ("resources.clients:CONNECTIONS_DEFAULT", "", "the same, for a resource without `concurrency`"),
+            ("resources.transports:ERROR_BYTES_MAX", "bytes", "of a provider's error that are read in advance"),
             ("core.limits.breaker:BUCKETS", "", "parts of a breaker's window"),
             ("core.limits.breaker:RECENT_CALLS", "", "calls of a breaker's window that count, about"),
             ("core.limits.breaker:RECENT_TIMES", "", "times `min_calls`, if that is more calls"),

@@ -6,14 +6,20 @@ from pathlib import Path
 from typing import Any, Literal, assert_type
 from uuid import UUID
 
+import httpx
+import httpx2
+import openai
+
 import offramp
 from offramp import (
     SLA,
     App,
     AsyncClient,
+    Breaker,
     Client,
     Event,
     Pipeline,
+    Resource,
     Retry,
     RouteRequest,
     Run,
@@ -31,6 +37,32 @@ from offramp import (
 from offramp.client import Options, RunDocument, RunPage, StepDelta, Ticket
 
 app = App("typed", classes=[SLA("fast", p95=1.0)])
+model = app.resource("model", concurrency=8, rate=("500/min", "10/s"), tokens="200k/min", breaker=Breaker(slow_after=8))
+assert_type(model, Resource)
+assert_type(model.http_client("httpx", timeout=3.0), httpx.Client)
+assert_type(model.async_http_client("httpx"), httpx.AsyncClient)
+assert_type(model.http_client("httpx2"), httpx2.Client)
+assert_type(model.async_http_client("httpx2"), httpx2.AsyncClient)
+assert_type(model.async_http_client(), Any)
+openai_client = openai.AsyncOpenAI(http_client=model.async_http_client())
+
+
+@app.step(uses=model, kind="llm")
+async def limited(question: str) -> str:
+    async with model.permit(tokens=1_200) as permit:
+        permit.used(tokens=900)
+    with model.permit() as plain:
+        plain.used(tokens=1)
+    return question
+
+
+@app.step(uses=[model])
+def limited_too(question: str) -> str:
+    return question
+
+
+limited_coroutine: Coroutine[Any, Any, str] = limited("?")
+limited_too_coroutine: Coroutine[Any, Any, str] = limited_too("?")
 
 
 @app.rule

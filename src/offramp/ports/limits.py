@@ -16,7 +16,6 @@ R7 Every method may be called from any thread, and never waits. `notify` may be 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from offramp.core.limits.messages import (
@@ -36,6 +35,7 @@ from offramp.core.limits.messages import (
     Why,
     WindowLevel,
 )
+from offramp.errors import CircuitOpen, ExceedsLimit, OfframpError, ResourceBusy, WaitsForItself
 from offramp.ports.clock import Clock
 
 __all__ = [
@@ -59,9 +59,20 @@ __all__ = [
     "Waits",
     "Why",
     "WindowLevel",
+    "refusal",
 ]
 
 Notify = Callable[[Answer], object]
+
+
+def refusal(refused: Refused) -> OfframpError:
+    """The error for an ask that is refused."""
+    if refused.why == "deadlock":
+        return WaitsForItself(refused.says)
+    if refused.why == "too-small":
+        return ExceedsLimit(refused.says)
+    kind = CircuitOpen if refused.why == "open" else ResourceBusy
+    return kind(refused.says, refused.retry_after_s)
 
 
 class Limits(Protocol):
@@ -117,7 +128,7 @@ class Holder(Protocol):
 
     @property
     def limits(self) -> Limits:
-        """The source of its permits."""
+        """The source of its permits. Once the attempt is over, what it still asks for is refused: `closed`."""
 
     @property
     def clock(self) -> Clock:
@@ -135,17 +146,3 @@ class Holder(Protocol):
 
         Its `within` are the permits that the step waited for and no request has taken over yet.
         """
-
-    def waiting(self, ask: Ask, give_up: Callable[[], object]) -> AbstractContextManager[Callable[[Waits], object]]:
-        """Around the wait for a permit, in the asking thread; the step may be in flight.
-
-        Args:
-            ask: the ask.
-            give_up: called, from any thread, if the attempt is over meanwhile: no code needs the permit any more.
-
-        Returns:
-            what to call with each `Waits`, from any thread.
-        """
-
-    def first_byte(self, resource: str) -> None:
-        """The first token of an answer has come, or the first byte where it has no tokens."""

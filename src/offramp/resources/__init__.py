@@ -1,0 +1,1 @@
+"""What user code calls a resource with: clients whose every request takes a permit, and permits for all else."""

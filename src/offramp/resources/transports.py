@@ -1,0 +1,235 @@
+"""Transports for httpx and httpx2 that take a permit for every request, around the ones that send it.
+
+Every request passes here: those that an SDK repeats on its own, redirects, and what an `auth` flow sends. What both
+kinds of transport do is in `requests.py` and `exchange.py`; here is how they wait and read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+from offramp.errors import OfframpError
+from offramp.resources.exchange import Exchange
+from offramp.resources.requests import Requests, advise, is_whole, refused, traced
+from offramp.resources.waiting import acquire, acquire_async
+
+ERROR_BYTES_MAX = 65_536
+"""Bytes of an error's body that are read before the answer is given on: they say whether another try makes sense."""
+
+Wrap = Callable[[Any], Any]
+"""Makes a transport around another."""
+
+
+def plain(library: Any, requests: Requests) -> Wrap:
+    """The transports of `library.Client`."""
+    body = type("Body", (PlainBody, library.SyncByteStream), {})
+    return lambda inner: PlainTransport(inner, library, requests, body)
+
+
+def awaited(library: Any, requests: Requests) -> Wrap:
+    """The transports of `library.AsyncClient`."""
+    body = type("Body", (AsyncBody, library.AsyncByteStream), {})
+    return lambda inner: AsyncTransport(inner, library, requests, body)
+
+
+class PlainBody:
+    """The body of an answer; its permit is given back at the end."""
+
+    def __init__(self, inner: Any, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._inner = inner
+        self._parts = iter(inner)
+        self._ahead: list[bytes] = []
+
+    def read_ahead(self) -> None:
+        """Read what an error says."""
+        size = 0
+        for part in self._parts:
+            self._exchange.received(part)
+            self._ahead.append(part)
+            size += len(part)
+            if size > ERROR_BYTES_MAX:
+                return
+        self._exchange.ended()
+
+    def __iter__(self) -> Iterator[bytes]:
+        exchange = self._exchange
+        exchange.keep()
+        yield from self._ahead
+        try:
+            for part in self._parts:
+                exchange.received(part)
+                yield part
+        except GeneratorExit:  # read no further, and not closed yet
+            raise
+        except BaseException as error:
+            exchange.broke(error)
+            raise
+        exchange.ended()
+
+    def close(self) -> None:
+        """The answer is over."""
+        try:
+            if hasattr(self._inner, "close"):
+                self._inner.close()
+        finally:
+            self._exchange.closed()
+
+    def __del__(self) -> None:
+        self._exchange.dropped()
+
+
+class PlainTransport:
+    """Takes a permit for each request, in the thread that makes it."""
+
+    def __init__(self, inner: Any, library: Any, requests: Requests, body: type[PlainBody]) -> None:
+        self._inner = inner
+        self._library = library
+        self._requests = requests
+        self._body = body
+
+    def handle_request(self, request: Any) -> Any:
+        """The answer, once the request has its permit."""
+        requests = self._requests
+        try:
+            holder = requests.holder()
+            holding = None if holder is None else acquire(requests.spec, holder, requests.need(request))
+        except OfframpError as error:
+            return refused(self._library, request, error)
+        if holder is None or holding is None:
+            return self._inner.handle_request(request)
+        exchange = requests.exchange(holder, holding)
+        try:
+            with traced(request, _hook(exchange, request.extensions.get("trace"))):
+                response = self._inner.handle_request(request)
+            if not is_whole(response, exchange):
+                response.stream = body = self._body(response.stream, exchange)
+                if exchange.answered(response.status_code, response.headers):
+                    body.read_ahead()
+                    advise(response, exchange)
+        except BaseException as error:
+            exchange.broke(error)
+            raise
+        return response
+
+    def __enter__(self) -> Any:
+        self._inner.__enter__()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._inner.__exit__(*raised)
+
+    def close(self) -> None:
+        """Close the transport that sends."""
+        self._inner.close()
+
+
+class AsyncBody:
+    """See `PlainBody`."""
+
+    def __init__(self, inner: Any, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._inner = inner
+        self._parts = aiter(inner)
+        self._ahead: list[bytes] = []
+
+    async def read_ahead(self) -> None:
+        """Read what an error says."""
+        size = 0
+        async for part in self._parts:
+            self._exchange.received(part)
+            self._ahead.append(part)
+            size += len(part)
+            if size > ERROR_BYTES_MAX:
+                return
+        self._exchange.ended()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        exchange = self._exchange
+        exchange.keep()
+        for part in self._ahead:
+            yield part
+        try:
+            async for part in self._parts:
+                exchange.received(part)
+                yield part
+        except GeneratorExit:  # read no further, and not closed yet
+            raise
+        except BaseException as error:
+            exchange.broke(error)
+            raise
+        exchange.ended()
+
+    async def aclose(self) -> None:
+        """The answer is over."""
+        try:
+            if hasattr(self._inner, "aclose"):
+                await self._inner.aclose()
+        finally:
+            self._exchange.closed()
+
+    def __del__(self) -> None:
+        self._exchange.dropped()
+
+
+class AsyncTransport:
+    """Takes a permit for each request, for which its task waits."""
+
+    def __init__(self, inner: Any, library: Any, requests: Requests, body: type[AsyncBody]) -> None:
+        self._inner = inner
+        self._library = library
+        self._requests = requests
+        self._body = body
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """The answer, once the request has its permit."""
+        requests = self._requests
+        try:
+            holder = requests.holder()
+            holding = None if holder is None else await acquire_async(requests.spec, holder, requests.need(request))
+        except OfframpError as error:
+            return refused(self._library, request, error)
+        if holder is None or holding is None:
+            return await self._inner.handle_async_request(request)
+        exchange = requests.exchange(holder, holding)
+        try:
+            with traced(request, _async_hook(exchange, request.extensions.get("trace"))):
+                response = await self._inner.handle_async_request(request)
+            if not is_whole(response, exchange):
+                response.stream = body = self._body(response.stream, exchange)
+                if exchange.answered(response.status_code, response.headers):
+                    await body.read_ahead()
+                    advise(response, exchange)
+        except BaseException as error:
+            exchange.broke(error)
+            raise
+        return response
+
+    async def __aenter__(self) -> Any:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self._inner.__aexit__(*raised)
+
+    async def aclose(self) -> None:
+        """Close the transport that sends."""
+        await self._inner.aclose()
+
+
+def _hook(exchange: Exchange, user: Callable[..., Any] | None) -> Callable[..., Any]:
+    def hook(event: str, info: dict[str, Any]) -> Any:
+        exchange.traced(event, info)
+        return None if user is None else user(event, info)
+
+    return hook
+
+
+def _async_hook(exchange: Exchange, user: Callable[..., Awaitable[None]] | None) -> Callable[..., Awaitable[None]]:
+    async def hook(event: str, info: dict[str, Any]) -> None:
+        exchange.traced(event, info)
+        if user is not None:
+            await user(event, info)
+
+    return hook
