@@ -34,6 +34,7 @@ class Toy(Limits):
         self.waits = Signal()
         self.idle = Signal()
         self.most = 0
+        self.granted = lambda ask: None
         self._lock = threading.RLock()
 
     def ask(self, ask, notify):
@@ -89,6 +90,7 @@ class Toy(Limits):
             self.free[resource] -= 1
             self.held[ask.id] = ask
             self.most = max(self.most, len(self.held))
+            self.granted(ask)
             given.append(notify)
         return given
 

@@ -7,7 +7,8 @@ when another attempt follows, what an interruption means, and what `effect="once
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -123,6 +124,8 @@ async def _pass(attempt: Attempt, before: Sequence[Before]) -> None:
     since = scope.clock.monotonic()
     try:
         async with asyncio.timeout(attempt.patience_s) as limit:
+            if attempt.patience_s is not None and attempt.call.policy.short:
+                says.at_wait = functools.partial(limit.reschedule, 0.0)  # an engine has no place for it to wait
             with scope.gate.queued():
                 for each in before:
                     attempt.releases.append(await each.admit(asked, says))
@@ -147,6 +150,8 @@ class _Says:
         self._attempt = attempt
         self._reports: dict[str, Report] = {}
         self.has_spoken = False
+        self.at_wait: Callable[[], object] = lambda: None
+        """Called when a wait for a permit begins."""
 
     def __call__(self, what: str | Wait) -> None:
         if isinstance(what, str):
@@ -160,6 +165,7 @@ class _Says:
             report = self._reports.get(what.resource)
             if report is None:
                 report = self._reports[what.resource] = Report(self._attempt, what.resource, in_flight=False)
+                self.at_wait()
             report.take(what.answer)
 
 

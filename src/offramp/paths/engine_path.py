@@ -263,7 +263,7 @@ class _Gathered(Notes):
     def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
         """Hold it back until an entry must be visible at once."""
         self._waiting.append((entry, event))
-        if durable or (event is not None and event.type == "step.delta"):
+        if durable or (event is not None and event.type in {"step.delta", "step.waiting"}):
             self._flush()
 
     def durable(self) -> Commit[None]:

@@ -61,6 +61,9 @@ WAKE = "offramp.wake"
 LOST = "LeaseLost"
 """Error type of a local activity or step whose run this workflow has lost."""
 
+WAITS = "Waits"
+"""Error type of a local activity whose step has to wait before it begins: it is scheduled as another activity."""
+
 STEP_MARGIN_S = 300.0
 """The extra time of a step's activity beyond the step's own timeout, which counts from the start of its code."""
 STEP_S_MAX = 10 * 365 * 86_400.0
@@ -326,7 +329,7 @@ class _Outside(BodyRuntime):
                 drawn=drawn,
                 cleans_up=call.cleans_up,
             )
-            value: RawValue = await self._scheduled(call, terms, [raw(arguments), ticket])
+            value = await self._made(call, terms, raw(arguments), ticket)
             await self._require_answer(call, answered(value))
             self._steps += 1
             written = {entry.key for entry in drawn}
@@ -366,24 +369,38 @@ class _Outside(BodyRuntime):
             self._home.strayed(Strayed(info.workflow_id, info.run_id, why))
             await asyncio.get_running_loop().create_future()  # the body must not use it
 
-    def _scheduled(self, call: StepCall, terms: StepTerms, args: list[Any]) -> Any:
-        key = call.key if self._keyed else None
-        waits_s = self._home.cancel_grace_s + (self._home.objects_wait_s or 0.0)
+    async def _made(self, call: StepCall, terms: StepTerms, arguments: RawValue, ticket: Ticket) -> RawValue:
         if terms.short:
-            limit = (terms.timeout or 0.0) + SHORT_MARGIN_S + waits_s
-            return workflow.start_local_activity(
-                call.name,
-                args=args,
-                activity_id=key,
-                result_type=RawValue,
-                start_to_close_timeout=timedelta(seconds=limit),
-                retry_policy=RETRY_SOON,
-            )
+            try:
+                here: RawValue = await self._scheduled_here(call, terms, [arguments, ticket])
+            except (ActivityError, ApplicationError) as error:
+                if _type_of(error) != WAITS:
+                    raise
+            else:
+                return here
+            ticket = msgspec.structs.replace(ticket, first=False, opens=False)
+        value: RawValue = await self._scheduled(call, terms, [arguments, ticket])
+        return value
+
+    def _scheduled_here(self, call: StepCall, terms: StepTerms, args: list[Any]) -> Any:
+        waits_s = self._home.cancel_grace_s + (self._home.objects_wait_s or 0.0)
+        limit = (terms.timeout or 0.0) + SHORT_MARGIN_S + waits_s
+        return workflow.start_local_activity(
+            call.name,
+            args=args,
+            activity_id=call.key if self._keyed else None,
+            result_type=RawValue,
+            start_to_close_timeout=timedelta(seconds=limit),
+            retry_policy=RETRY_SOON,
+        )
+
+    def _scheduled(self, call: StepCall, terms: StepTerms, args: list[Any]) -> Any:
+        waits_s = self._home.cancel_grace_s + (self._home.objects_wait_s or 0.0)
         limit = STEP_S_MAX if terms.timeout is None else terms.timeout + STEP_MARGIN_S + waits_s
         return workflow.start_activity(
             call.name,
             args=args,
-            activity_id=key,
+            activity_id=call.key if self._keyed else None,
             result_type=RawValue,
             start_to_close_timeout=timedelta(seconds=limit),
             heartbeat_timeout=timedelta(seconds=self._home.heartbeat_s),
@@ -392,5 +409,9 @@ class _Outside(BodyRuntime):
 
 
 def _is_lost(error: ActivityError | ApplicationError) -> bool:
+    return _type_of(error) == LOST
+
+
+def _type_of(error: ActivityError | ApplicationError) -> str | None:
     cause = error.cause if isinstance(error, ActivityError) else error
-    return isinstance(cause, ApplicationError) and cause.type == LOST
+    return cause.type if isinstance(cause, ApplicationError) else None

@@ -19,12 +19,12 @@ from temporalio import activity
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from offramp.core.events import StepState
+from offramp.core.events import POSTPONED, StepState
 from offramp.core.failure import failure_of
 from offramp.core.journal import ORDER, Entry, as_seen, reordered, steps_in
 from offramp.core.ownership import ENGINE
 from offramp.core.run import Outcome, RunRecord
-from offramp.engines.temporal.body import LOST, SHORT_MARGIN_S, STEP_MARGIN_S
+from offramp.engines.temporal.body import LOST, SHORT_MARGIN_S, STEP_MARGIN_S, WAITS
 from offramp.engines.temporal.held import LOOK, TAKE
 from offramp.engines.temporal.known import BEGIN, FINISH, FINISH_LARGE, JOURNAL, RECORD, SIGNALS, VALUE
 from offramp.engines.temporal.payloads import (
@@ -236,6 +236,8 @@ class Activities:
             async with self._heartbeats(signs):
                 return await self._host.attempt(lease, record, call, arguments, signs.context)
         except TryAgain as again:
+            if again.failure.code == POSTPONED and activity.info().is_local:
+                raise _benign(str(again), type=WAITS, non_retryable=True) from None
             delay = timedelta(seconds=again.delay_s)
             raise _benign(str(again), again.failure, type=again.failure.type, next_retry_delay=delay) from None
         except LeaseLost as lost:  # the new holder of the step reports to Temporal
