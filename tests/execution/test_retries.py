@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from offramp import App, Retry, current_run, emit, testing
+from offramp.errors import CircuitOpen
 from offramp.testing import FakeClock
 from tests.support import failure_of, log_of, of, reach, result_of, types
 
@@ -70,7 +71,7 @@ async def test_the_last_failure_is_final_and_its_own():
         "message": "ValueError: attempt 2",
         "step": "failing",
         "attempt": 2,
-        "where": {"file": "tests/execution/test_retries.py", "line": 56, "function": "failing"},
+        "where": {"file": "tests/execution/test_retries.py", "line": 57, "function": "failing"},
     }
 
 
@@ -189,3 +190,54 @@ async def test_the_idempotency_key_is_the_same_in_every_attempt():
         await result_of(await runtime.start("pipe"))
     assert len(keys) == 9
     assert len(set(keys)) == 3
+
+
+@pytest.mark.parametrize("budget", [600, 20])
+async def test_an_attempt_that_an_open_breaker_ends_is_not_counted(budget):
+    """With a budget of 20 s, the run is demoted before the first wait, and its worker counts on."""
+    app, clock = App("retries"), FakeClock()
+    raised = [CircuitOpen("stopped", 30.0), CircuitOpen("stopped", 5.0), ValueError(), CircuitOpen("stopped", 5.0)]
+
+    @app.step(retry=Retry(attempts=2, base=0))
+    async def write(fails: bool) -> int:
+        number = current_run().attempt
+        if number <= len(raised):
+            raise raised[number - 1]
+        if fails:
+            raise ValueError(f"attempt {number}")
+        return number
+
+    @app.pipeline(budget=budget)
+    async def pipe(fails: bool) -> int:
+        return await write(fails)
+
+    async with testing.runtime(app, clock=clock) as runtime:
+        handle = await runtime.start("pipe", fails=False)
+        assert await clock.run_until(result_of(handle)) == 5
+        seen = await log_of(handle)
+        assert [each.data["delay_ms"] for each in of(seen, "step.retrying")] == [30_000.0, 5_000.0, 0.0, 5_000.0]
+        assert ("run.demoted" in types(seen)) == (budget == 20)
+        error = await clock.run_until(failure_of(await runtime.start("pipe", fails=True)))
+    assert str(error) == "attempt 5"
+
+
+async def test_a_wrong_key_is_not_tried_again():
+    app = App("retries")
+    asked = []
+
+    class Unauthorized(Exception):
+        status_code = 401
+
+    @app.step(retry=Retry(attempts=3, base=0))
+    async def write() -> None:
+        asked.append(current_run().attempt)
+        raise Unauthorized
+
+    @app.pipeline
+    async def pipe() -> None:
+        await write()
+
+    async with testing.runtime(app) as runtime:
+        handle = await runtime.start("pipe")
+        assert isinstance(await failure_of(handle), Unauthorized)
+    assert asked == [1]

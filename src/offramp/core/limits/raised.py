@@ -101,6 +101,11 @@ def answer_of(error: BaseException) -> Answer | None:
 
 
 def _answer_of(error: BaseException) -> Answer | None:
+    if isinstance(error, OfframpError):  # of another gateway, as `offramp.Client` raises it
+        if error.problem is None:
+            return None
+        asked = getattr(error, "retry_after", None)
+        return Answer(error.status, {} if asked is None else {"retry-after": str(asked)})
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):
         return _of_botocore(response)
