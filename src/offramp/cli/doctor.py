@@ -53,6 +53,7 @@ def doctor(  # noqa: PLR0913 - one parameter for each option
         check_workers,
     )
     from offramp.cli.check_keys import check_keys
+    from offramp.cli.check_limits import check_limits
     from offramp.cli.check_objects import check_objects
     from offramp.cli.check_redis import check_redis
     from offramp.cli.check_telemetry import check_telemetry
@@ -73,6 +74,7 @@ def doctor(  # noqa: PLR0913 - one parameter for each option
         *check_webhooks(settings),
         *check_telemetry(settings, os.environ),
         *check_app(app, settings),
+        *check_limits(app),
     ]
     if as_json:
         write_json(report(app.name, findings))

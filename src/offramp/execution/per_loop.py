@@ -21,7 +21,8 @@ class PerLoop(Generic[T]):
     """Call it inside a coroutine to get the object of the running loop."""
 
     def __init__(self, factory: Callable[[], T]) -> None:
-        self._factory = factory
+        self.factory = factory
+        """Makes an object for a loop."""
         _declared[next(_numbers)] = self
         self._made: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, T] = weakref.WeakKeyDictionary()
 
@@ -34,11 +35,11 @@ class PerLoop(Generic[T]):
         loop = asyncio.get_running_loop()
         if loop not in self._made:
             # Not in the context of the first run: the tasks that it starts serve others too.
-            self._made[loop] = contextvars.Context().run(self._factory)
+            self._made[loop] = contextvars.Context().run(self.factory)
         return self._made[loop]
 
     def __repr__(self) -> str:
-        return f"per_loop({getattr(self._factory, '__qualname__', self._factory)})"
+        return f"per_loop({getattr(self.factory, '__qualname__', self.factory)})"
 
 
 def per_loop(factory: Callable[[], T]) -> PerLoop[T]:

@@ -88,6 +88,8 @@ class PlainTransport:
         self._library = library
         self._requests = requests
         self._body = body
+        self.resource = requests.spec.name
+        """Whose permits its requests take."""
 
     def handle_request(self, request: Any) -> Any:
         """The answer, once the request has its permit."""
@@ -181,6 +183,8 @@ class AsyncTransport:
         self._library = library
         self._requests = requests
         self._body = body
+        self.resource = requests.spec.name
+        """Whose permits its requests take."""
 
     async def handle_async_request(self, request: Any) -> Any:
         """The answer, once the request has its permit."""
