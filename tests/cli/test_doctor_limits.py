@@ -40,7 +40,7 @@ def app_in(module, *, resource=True, retry=None):
     return app
 
 
-def found(app, place):
+def findings(app, place):
     return [(finding.level, finding.says, finding.fix) for finding in check_limits(app) if place in finding.about]
 
 
@@ -52,7 +52,7 @@ def boto(attempts=None):
 
 
 def test_a_resource_is_shown_with_its_limits_and_the_steps_that_wait_for_it(module):
-    (shown,) = found(app_in(module), "resource openai")
+    (shown,) = findings(app_in(module), "resource openai")
     assert shown == (
         "ok",
         "20 calls at once; 10/s; 500/min; 200k/min tokens; a breaker that opens at 50% failures; used by write",
@@ -72,7 +72,7 @@ SDKS = {
 def test_a_client_whose_requests_take_no_permit_is_a_risk(module, sdk, is_async, wrapped):
     app, made = app_in(module), SDKS[sdk][is_async]
     module.client = per_loop(lambda: made(api_key="x")) if wrapped else made(api_key="x")
-    ((level, says, fix),) = found(app, "limited_desk.client")
+    ((level, says, fix),) = findings(app, "limited_desk.client")
     assert level == "risk"
     assert says == f"the requests of this {made.__name__} take no permit; it repeats a failed one up to 2 times"
     assert fix == f"make it with http_client=<resource>.{'async_' * is_async}http_client()"
@@ -84,7 +84,7 @@ def test_a_client_with_the_transport_of_a_resource_is_fine(module, sdk, is_async
     app, made = app_in(module), SDKS[sdk][is_async]
     resource = module.openai_limits
     module.client = made(api_key="x", http_client=resource.async_http_client() if is_async else resource.http_client())
-    assert found(app, "limited_desk.client") == [
+    assert findings(app, "limited_desk.client") == [
         ("ok", f"each request of this {made.__name__} takes a permit of openai", "")
     ]
 
@@ -95,22 +95,22 @@ def test_a_client_with_the_transport_of_a_resource_is_fine(module, sdk, is_async
 def test_retries_of_botocore_pass_every_transport(module, attempts, retries):
     app = app_in(module)
     module.client = boto(attempts)
-    ((level, says, fix),) = found(app, "limited_desk.client")
+    ((level, says, fix),) = findings(app, "limited_desk.client")
     assert level == "risk"
     assert f"up to {retries} times" in says
     assert "total_max_attempts" in fix
     module.client = boto({"total_max_attempts": 1})
-    assert found(app, "limited_desk.client") == []
+    assert findings(app, "limited_desk.client") == []
 
 
 def test_without_a_resource_retries_that_multiply_are_noted(module):
     app = app_in(module, resource=False, retry=Retry(attempts=3))
     module.client = openai.OpenAI(api_key="x")
-    ((level, says, _),) = found(app, "limited_desk.client")
+    ((level, says, _),) = findings(app, "limited_desk.client")
     assert level == "note"
     assert "with Retry(attempts=3) one call may become 9 requests" in says
     module.client = openai.OpenAI(api_key="x", max_retries=0)
-    assert found(app, "limited_desk.client") == []
+    assert findings(app, "limited_desk.client") == []
 
 
 def test_a_client_that_cannot_be_made_here_stops_nothing(module, monkeypatch):
@@ -118,8 +118,8 @@ def test_a_client_that_cannot_be_made_here_stops_nothing(module, monkeypatch):
     app = app_in(module)
     module.client = per_loop(openai.AsyncOpenAI)
     module.other = openai.OpenAI(api_key="x")
-    assert found(app, "limited_desk.client") == []
-    assert [level for level, *_ in found(app, "limited_desk.other")] == ["risk"]
+    assert findings(app, "limited_desk.client") == []
+    assert [level for level, *_ in findings(app, "limited_desk.other")] == ["risk"]
 
 
 DESK = """
