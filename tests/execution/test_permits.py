@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from offramp import App, Retry, current_run
+from offramp import SLA, App, Retry, current_run
 from offramp.errors import CircuitOpen, ResourceBusy, RunCancelled, WaitsForItself
 from offramp.execution.body import Body
 from offramp.execution.context import current
@@ -501,3 +501,39 @@ async def test_limits_that_close_put_the_attempt_off(tmp_path):
 
 def test_a_body_has_no_holder():
     assert not hasattr(Body, "holder")
+
+
+async def test_a_run_that_a_step_of_a_higher_class_awaits_is_lifted_to_it(tmp_path):
+    awaits, runtimes = App("awaits", classes=[SLA("high", priority=10), SLA("low", priority=-1, budget=0.0)]), []
+
+    @awaits.step
+    async def works() -> str:
+        return "worked"
+
+    uses(works, "api")
+
+    @awaits.step
+    async def asks(pipeline: str) -> str:
+        return await result_of(await runtimes[0].start(pipeline))
+
+    @awaits.pipeline(sla="low")
+    async def below() -> str:
+        return await works()
+
+    @awaits.pipeline(sla="high")
+    async def beside() -> str:
+        return await works()
+
+    @awaits.pipeline(sla="high", budget=60)
+    async def line(pipeline: str) -> str:
+        return await asks(pipeline)
+
+    limits = Toy(api=1)
+    async with opened(tmp_path, limits, app=awaits) as runtime:
+        runtimes.append(runtime)
+        assert await result_of(await runtime.start("line", pipeline="beside")) == "worked"
+        assert limits.lifted == []
+        assert await result_of(await runtime.start("below")) == "worked"
+        assert limits.lifted == []
+        assert await result_of(await runtime.start("line", pipeline="below")) == "worked"
+    assert limits.lifted == [(limits.asked[-1].run_id, "high", 10)]

@@ -48,6 +48,7 @@ class Handle:
             RunFailed: it failed in another process, with an exception that cannot be rebuilt here.
             StillRunning: this process stops, and the run continues in another one.
         """
+        await self._service.lift(self.id)
         async with contextlib.aclosing(self._service.follow(self.id)) as parts:
             last = b""
             async for frames in parts:

@@ -21,6 +21,8 @@ from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.core.tickets import SECRET_BYTES
 from offramp.errors import LeaseLost, RunConflict, UnknownRun
+from offramp.execution.attempt import Attempt
+from offramp.execution.context import current
 from offramp.execution.warming import Warming
 from offramp.paths.changes import Changes
 from offramp.paths.crew import Crewing
@@ -456,6 +458,15 @@ class Service:
             StoreError: the counts cannot be read.
         """
         return await self._patience.read(self.live.stats.report(window, tenant))
+
+    async def lift(self, run_id: str) -> None:
+        """The calling code waits for a run: where a step of a run of a higher class does, its permits are as urgent."""
+        limits, ambient = self.process.limits, current.get()
+        if limits is None or not isinstance(ambient, Attempt):
+            return
+        facts, record = ambient.scope.facts, await self.process.store.get(run_id)
+        if record is not None and not record.finished and record.priority < facts.priority:
+            limits.lift(run_id, facts.sla, facts.priority)
 
     async def resources(self) -> tuple[float, Sequence[Level]]:
         """The time, in epoch seconds, and the app's resources as all processes use them then."""
