@@ -18,7 +18,7 @@ from offramp.client.patience import Patience
 from offramp.client.refusals import PASSING, refusal, retry_after_s
 from offramp.core.names import require_name
 from offramp.document import Document, read
-from offramp.errors import RequestError, UnexpectedAnswer, Unreachable
+from offramp.errors import RequestError, RunFailed, UnexpectedAnswer, Unreachable
 
 PROBLEM_BYTES_MAX = 1024 * 1024
 """Of the body of an answer that is no success; the rest is not read."""
@@ -198,7 +198,7 @@ class Talk:
                 if succeeded:
                     return Answer(head.status, body)
                 error = refusal(head, body, self.url)
-                if head.status not in PASSING:
+                if head.status not in PASSING or isinstance(error, RunFailed):
                     raise error
                 at_least_s = retry_after_s(head) or 0.0
             except Lost as lost:

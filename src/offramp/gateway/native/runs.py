@@ -9,9 +9,10 @@ import asyncio
 import math
 from typing import Any
 
+from offramp.core.failure import exception_of
 from offramp.core.reference import reference_in
 from offramp.core.run import RunRecord, document, links
-from offramp.errors import InputError, RunGone
+from offramp.errors import CircuitOpen, InputError, ResourceBusy, RunGone
 from offramp.gateway import starting
 from offramp.gateway.call import Call, query_pointer
 from offramp.gateway.native.filters import LISTED, run_filter
@@ -20,10 +21,21 @@ from offramp.gateway.native.inspection import include_in
 from offramp.gateway.native.request import read_submission
 from offramp.gateway.native.stored import stored_result
 from offramp.gateway.negotiation import Preference, position, wants_stream
-from offramp.gateway.problems import RETRY_AFTER_S, NoResult, NoResultInTime
+from offramp.gateway.problems import (
+    RETRY_AFTER_S,
+    NoResult,
+    NoResultInTime,
+    Problem,
+    coarse,
+    retry_after,
+)
+from offramp.gateway.problems import document as document_of
 from offramp.gateway.reply import Answer, Reply, json_reply
 from offramp.gateway.starting import finishes_fast, submit_streamed
 from offramp.gateway.streams import EventStream
+
+NO_PERMIT = {kind.code: kind for kind in (ResourceBusy, CircuitOpen)}
+"""The errors of runs that a resource had no permit for, by their codes."""
 
 
 async def submit(call: Call) -> Answer:
@@ -39,6 +51,9 @@ async def submit(call: Call) -> Answer:
     accepted = await starting.submit(call, asked.submission, math.inf if preference.wait is None else preference.wait)
     if not preference.at_once:
         finished = await finishes_fast(call, accepted, None if preference.wait is None else came_at + preference.wait)
+        ended = await call.service.get(accepted.record.id, call.tenant) if finished else None
+        if ended is not None and not accepted.attached and (refused := _refused(ended, call.prefix)) is not None:
+            return refused
         return await _document(call, 200 if finished else 202, accepted.record.id, preference)
     if not accepted.attached:  # a new run: its document needs no read
         return _described(202, document(accepted.record, [], call.prefix), preference)
@@ -82,6 +97,24 @@ def _described(status: int, shown: dict[str, Any], preference: Preference) -> Re
     if applied:
         headers["Preference-Applied"] = applied
     return json_reply(status, shown, headers)
+
+
+def _refused(record: RunRecord, prefix: str) -> Reply | None:
+    """503 for a run that failed because a resource had no permit for it: as a whole it may succeed later.
+
+    Not for a repeated request, whose Idempotency-Key leads to the same run.
+    """
+    if record.status != "failed" or record.error is None or record.error.code not in NO_PERMIT:
+        return None
+    error = exception_of(record.error)
+    after_s = error.retry_after if isinstance(error, ResourceBusy) else None
+    headers = {
+        "Retry-After": str(coarse(retry_after(RETRY_AFTER_S if after_s is None else after_s))),
+        "Content-Location": links(record.id, prefix)["self"],
+        "Vary": "Prefer",
+    }
+    facts = {"error": record.error.public(), "run_id": record.id}
+    return document_of(Problem(NO_PERMIT[record.error.code], str(error), facts, headers))
 
 
 def _path(call: Call, record: RunRecord) -> str:
