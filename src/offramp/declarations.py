@@ -98,6 +98,7 @@ class Declarations:
         kind: StepKind = "step",
         label: str | None = None,
         uses: Resource | Iterable[Resource] | None = None,
+        hedge: bool = False,
         slow_after: float | None = None,
     ) -> _StepDecorator: ...
     def step(  # noqa: PLR0913 - a declaration has many options, all by name
@@ -114,6 +115,7 @@ class Declarations:
         kind: StepKind = "step",
         label: str | None = None,
         uses: Resource | Iterable[Resource] | None = None,
+        hedge: bool = False,
         slow_after: float | None = None,
     ) -> Any:
         """Declare a step: one journaled unit of work.
@@ -135,6 +137,9 @@ class Declarations:
             uses: a resource of the app, or several: an attempt waits for a permit of each before it begins, and the
                 first request that it makes of the resource takes that permit over. Permits of several are taken in one
                 order, whatever the order here.
+            hedge: whether an async step whose first token (its first emit, or the first byte of an answer) is later
+                than 99% of its earlier ones is executed a second time beside the first; the first of both to have one
+                wins, and the other is cancelled. At most 5% of calls.
             slow_after: seconds; an attempt whose first token is later, or its end if it has none, counts as slow for
                 the breakers of the resources that it uses, and is marked in the trace.
 
@@ -155,6 +160,7 @@ class Declarations:
                 short=short,
                 kind=kind,
                 label=label,
+                hedge=hedge,
                 slow_after=slow_after,
                 uses=used,
             )

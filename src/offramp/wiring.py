@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from offramp.core.addresses import parse_allowed
 from offramp.core.advisers import RULE_TIMEOUT_S, Adviser
+from offramp.core.limits.hedging import Hedges
 from offramp.core.scaling import lane_processes
 from offramp.core.shares import Tenancy
 from offramp.core.webhooks import parse_secrets
@@ -27,6 +28,7 @@ from offramp.errors import MissingExtra, SettingsError
 from offramp.execution.advice import Advice, Consultant
 from offramp.execution.clock import SystemClock
 from offramp.execution.crowd import Crowd
+from offramp.execution.hedging import Hedging
 from offramp.execution.lanes import Lanes
 from offramp.execution.lease_window import LeaseWindow
 from offramp.execution.leftovers import Leftovers
@@ -130,7 +132,7 @@ def build(
     watchdog = Watchdog(loops, settings.blocked_after, metrics.blocked)
     control = LoopThread("offramp-control")
     processes = _process_lane(app, imports, settings, metrics, tracing) if imports else None
-    lanes = _lanes(settings, metrics, control, processes)
+    lanes = _lanes(settings, metrics, control, processes, _hedging(app, metrics, limits))
     warming = Warming(
         app.start_hooks, loops, processes, settings.start_timeout, joins_first=role == "gateway", only_hooks=not warms
     )
@@ -380,10 +382,27 @@ def _advice(app: Declarations, loops: RunLoops, metrics: Metrics) -> Advice:
     )
 
 
-def _lanes(settings: Settings, metrics: Metrics, control: LoopThread, processes: ProcessLane | None) -> Lanes:
+def _hedging(app: Declarations, metrics: Metrics, limits: Limits | None) -> Hedging | None:
+    """None if no step is hedged."""
+    expected = [step.spec.policy.first for step in app.steps.values()]
+    if not any(first is not None and first.hedge for first in expected):
+        return None
+    hedging = Hedging(Hedges(), lambda won: metrics.hedged(won=won))
+    if limits is not None:
+        limits.watch(hedging.watch)
+    return hedging
+
+
+def _lanes(
+    settings: Settings,
+    metrics: Metrics,
+    control: LoopThread,
+    processes: ProcessLane | None,
+    hedging: Hedging | None,
+) -> Lanes:
     threads = Threads(settings.threads)
     leftovers = Leftovers(threads, metrics, settings.cancel_grace, control.call)
-    return Lanes(threads, processes, leftovers, settings.cancel_grace, _step_bytes_max(settings))
+    return Lanes(threads, processes, leftovers, settings.cancel_grace, _step_bytes_max(settings), hedging)
 
 
 class _Imports(NamedTuple):

@@ -6,7 +6,7 @@ A declared step makes one where it is called. What executes a call knows no decl
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -103,20 +103,11 @@ class Call(msgspec.Struct, frozen=True):
     targets: Targets | None = None
 
 
-class MakesCall(Protocol):
-    """Makes the call of a step of a failover."""
-
-    def __call__(self, place: int, *, is_last: bool) -> Call:
-        """The call of the step at this place; whether it is the last that is left."""
-
-
-class Targets(NamedTuple):
-    """The steps of a failover, for one call of it.
-
-    Attributes:
-        names: of the steps, in their order.
-        call: makes the call of one of them.
-    """
+class Targets(Protocol):
+    """The steps of a failover, for one call of it."""
 
     names: tuple[str, ...]
-    call: MakesCall
+    """In their order."""
+
+    def call(self, place: int, *, is_last: bool) -> Call:
+        """The call of the step at this place; whether it is the last that is left."""

@@ -58,7 +58,7 @@ class StepSpec:
             values: the same as the caller has them; None where the caller is elsewhere.
         """
         if self.targets:
-            return self._walk(key, encoded, values).call(0, is_last=False)
+            return _Walk(self, key, encoded, values).call(0, is_last=False)
         signature, decider = self.signature, self.on_unknown
         return Call(
             self.name,
@@ -74,19 +74,23 @@ class StepSpec:
             None if self.label is None else functools.partial(_label, self, self.label, encoded, values),
         )
 
-    def _walk(self, key: str, encoded: bytes, values: tuple[Any, ...] | None) -> Targets:
-        """The calls of a failover's steps, in the name of the failover."""
 
-        def call(place: int, *, is_last: bool) -> Call:
-            name, declared = self.targets[place]
-            made = declared().call(key, encoded, values)
-            policy = in_failover(made.policy, self.policy, is_last=is_last)
-            return msgspec.structs.replace(
-                made, name=self.name, policy=policy, codec=self.signature, target=name, targets=targets
-            )
+class _Walk(Targets):
+    """The calls of a failover's steps, in its name; they refer to this, and this to none of them."""
 
-        targets = Targets(tuple(name for name, _ in self.targets), call)
-        return targets
+    def __init__(self, failover: StepSpec, key: str, encoded: bytes, values: tuple[Any, ...] | None) -> None:
+        self.names = tuple(name for name, _ in failover.targets)
+        self._failover = failover
+        self._given = key, encoded, values
+
+    def call(self, place: int, *, is_last: bool) -> Call:
+        """The call of the step at this place; whether it is the last that is left."""
+        failover, (name, declared) = self._failover, self._failover.targets[place]
+        made = declared().call(*self._given)
+        policy = in_failover(made.policy, failover.policy, is_last=is_last)
+        return msgspec.structs.replace(
+            made, name=failover.name, policy=policy, codec=failover.signature, target=name, targets=self
+        )
 
 
 @dataclass(frozen=True, slots=True)

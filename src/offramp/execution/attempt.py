@@ -17,6 +17,7 @@ from offramp.core.attempts import FailedAttempt
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
 from offramp.core.leaving import OVER
+from offramp.core.limits.messages import How
 from offramp.core.question import Question
 from offramp.core.timestamps import rfc3339
 from offramp.errors import FirstTokenTimeout, OutsideRun, StepTimeout
@@ -28,7 +29,7 @@ from offramp.ports.seams import Asked
 
 if TYPE_CHECKING:
     from offramp.core.call import Call
-    from offramp.execution.first_token import Watching
+    from offramp.execution.first_token import First
     from offramp.execution.gate import Gate
     from offramp.execution.replay import Replay
     from offramp.execution.run_facts import RunFacts
@@ -144,10 +145,12 @@ class Attempt:
         "is_admitted",
         "key",
         "label",
+        "limit",
         "live",
         "number",
         "patience_s",
         "place",
+        "queues",
         "releases",
         "scope",
         "target",
@@ -176,8 +179,12 @@ class Attempt:
         """The failed attempts of the same call."""
         self.target: str | None = None
         """The target that its code should use, chosen by a seam."""
-        self.first: Watching | None = None
+        self.first: First | None = None
         """What watches for its first token, if its step expects anything of that."""
+        self.limit: asyncio.Timeout | None = None
+        """What bounds its code, if anything does."""
+        self.queues = True
+        """Whether its requests may wait for permits."""
         self.patience_s: float | None = None
         """How long it may wait for admission; None without limit."""
         self.is_admitted = False
@@ -267,9 +274,9 @@ class Attempt:
 
     def emit(self, encoded: bytes) -> None:
         """A delta of this attempt; dropped when the attempt has timed out or its run has ended."""
+        if self.first is not None:
+            self.first_token()
         if self.live and self.scope.gate.state not in OVER:
-            if self.first is not None:
-                self.first_token()
             body = events.StepDelta(self.call.name, self.key, self.number, msgspec.Raw(encoded))
             self.announce(body, self.scope.clock.time())
 
@@ -277,6 +284,20 @@ class Attempt:
         """Note that the first byte of an answer has come, or the first emit; from any thread, any number of times."""
         if self.first is not None and not self.first.came:
             self.first.token()
+
+    @property
+    def slow_after_s(self) -> float | None:
+        """Seconds after which the first token of a request of its code counts as slow; None for the resource's own."""
+        first = self.call.policy.first
+        late = () if first is None else tuple(each for each in (first.slow_after, first.within) if each is not None)
+        return min(late, default=None)
+
+    @property
+    def cut(self) -> How:
+        """How a call of its code counts that is cancelled now."""
+        if self.first is not None and self.first.is_late:
+            return "slow"
+        return "failed" if self.limit is not None and self.limit.expired() else "cancelled"
 
     def is_slow(self, after_s: float) -> None:
         """Note that its first token has not come within this time; on its loop."""

@@ -11,7 +11,7 @@ import msgspec
 
 from offramp.execution.lending import Loan, News, Used, Waited
 from offramp.ports.clock import Clock
-from offramp.ports.limits import Ask, Done, Held, Holder, Level, Limits, Notify, Place, Refused, Waits
+from offramp.ports.limits import Ask, Done, Held, Holder, How, Level, Limits, Notify, Place, Refused, Waits
 
 
 class LaneLimits:
@@ -87,6 +87,11 @@ class Borrower(Holder):
     def retries(self) -> bool:
         """Whether another attempt may follow a failure."""
         return self._loan.retries
+
+    @property
+    def cut(self) -> How:
+        """`cancelled`: if its attempt is late, this process is killed."""
+        return "cancelled"
 
     def take(self, resource: str) -> Held | None:
         """The permit that the step waited for before it began: once."""

@@ -22,7 +22,8 @@ T = TypeVar("T")
 class Bounded(Protocol):
     """The part of an attempt that this uses."""
 
-    first: Watching | None
+    first: First | None
+    limit: asyncio.Timeout | None
 
     @property
     def call(self) -> Call:
@@ -39,6 +40,18 @@ class Bounded(Protocol):
         """Note that its first token has not come within this time."""
 
 
+class First(Protocol):
+    """What an attempt tells of its first token."""
+
+    came: bool
+    """Whether there has been one."""
+    is_late: bool
+    """Whether the code was cancelled because there was none."""
+
+    def token(self) -> None:
+        """There is one now; from any thread."""
+
+
 async def bounded(work: Awaitable[T], attempt: Bounded) -> T:
     """The result of the code of an attempt, unless that is cancelled because it, or its first token, is late.
 
@@ -49,6 +62,7 @@ async def bounded(work: Awaitable[T], attempt: Bounded) -> T:
     policy = attempt.call.policy
     try:
         async with asyncio.timeout(policy.timeout) as limit:
+            attempt.limit = limit
             if policy.first is None:
                 return await work
             with Watching(attempt, policy.first, limit):
@@ -62,28 +76,27 @@ async def bounded(work: Awaitable[T], attempt: Bounded) -> T:
 class Watching:
     """Watches for the first token of an attempt while its code runs; entered on the attempt's loop."""
 
-    __slots__ = ("_attempt", "_expected", "_is_over", "_limit", "_loop", "_timers", "came", "is_late")
+    __slots__ = ("_attempt", "_expected", "_limit", "_loop", "_timers", "came", "is_late", "then")
 
     def __init__(self, attempt: Bounded, expected: FirstToken, limit: asyncio.Timeout) -> None:
-        self._attempt = attempt
+        self._attempt: Bounded | None = attempt
         self._expected = expected
         self._limit = limit
         self._loop = asyncio.get_running_loop()
         self._timers: list[Timer] = []
-        self._is_over = False
-        self.came = False
-        """Whether there has been one."""
-        self.is_late = False
-        """Whether the code was cancelled because there was none."""
+        self.came = self.is_late = False
+        self.then: Callable[[], object] | None = None
+        """Called with the first token, from any thread."""
 
     def __enter__(self) -> None:
-        self._attempt.first = self
-        self._after(self._expected.slow_after, self._slow)
-        self._after(self._expected.within, self._late)
+        if self._attempt is not None:
+            self._attempt.first, clock = self, self._attempt.clock
+            self._after(clock, self._expected.slow_after, self._slow)
+            self._after(clock, self._expected.within, self._late)
 
-    def _after(self, seconds: float | None, call: Callable[[], object]) -> None:
+    def _after(self, clock: Clock, seconds: float | None, call: Callable[[], object]) -> None:
         if seconds is not None:
-            clock, on_loop = self._attempt.clock, functools.partial(call_threadsafe, self._loop, call)
+            on_loop = functools.partial(call_threadsafe, self._loop, call)
             self._timers.append(clock.call_at(clock.monotonic() + seconds, on_loop))
 
     def token(self) -> None:
@@ -91,17 +104,19 @@ class Watching:
         self.came = True
         for timer in self._timers:
             timer.cancel()
+        if self.then is not None:
+            self.then()
 
     def __exit__(self, *_: object) -> None:
-        self._is_over = True
+        self.then = self._attempt = None  # which refers to this
         self.token()
 
     def _slow(self) -> None:
-        if not self.came:
+        if not self.came and self._attempt is not None:
             self._attempt.is_slow(self._expected.slow_after or 0.0)
 
     def _late(self) -> None:
-        if not self.came and not self._limit.expired():
+        if not self.came and self._attempt is not None and not self._limit.expired():
             self.is_late = True
             self._attempt.is_slow(self._expected.within or 0.0)
             self._limit.reschedule(self._loop.time())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Self
 
 from offramp.execution.reports import Report
-from offramp.ports.limits import Ask, Held, Holder, Limits, Waits
+from offramp.ports.limits import Ask, Held, Holder, How, Limits, Waits
 
 if TYPE_CHECKING:
     from offramp.execution.attempt import Attempt
@@ -101,6 +101,11 @@ class AttemptHolder(Holder):
         """Whether another attempt may follow a failure of this one."""
         return self._attempt.number < self._attempt.call.policy.retry.attempts
 
+    @property
+    def cut(self) -> How:
+        """See `Attempt.cut`."""
+        return self._attempt.cut
+
     def untaken(self) -> dict[str, Held]:
         """The permits that no request has taken over yet, by resource."""
         return {
@@ -130,6 +135,7 @@ class AttemptHolder(Holder):
             tenant=facts.tenant,
             priority=facts.priority,
             within=tuple(permit.id for permit in self.untaken().values()),
+            queues=attempt.queues,
         )
 
     @contextlib.contextmanager

@@ -19,6 +19,7 @@ from offramp.execution.threads import Place, Threads
 
 if TYPE_CHECKING:
     from offramp.execution.attempt import Attempt
+    from offramp.execution.hedging import Hedging
     from offramp.execution.processes import ProcessLane
 
 Result = tuple[Any, bytes]
@@ -47,6 +48,7 @@ class Lanes:
         leftovers: reports code that continues after `cancel_grace_s`.
         cancel_grace_s: seconds that code has to end after a timeout or a cancellation.
         result_bytes_max: the limit of one encoded result.
+        hedging: executes the code of steps that are hedged; None where none is.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Lanes:
         leftovers: Leftovers,
         cancel_grace_s: float,
         result_bytes_max: int = RESULT_BYTES_MAX,
+        hedging: Hedging | None = None,
     ) -> None:
+        self.hedging = hedging
         self._result_bytes_max = result_bytes_max
         self.threads = threads
         self._processes = processes
@@ -91,7 +95,10 @@ class Lanes:
         code = call.thunk()
         if call.policy.timeout is not None or call.policy.first is not None:
             attempt.waits()
-            live = await bounded(self._live(attempt, code), attempt)
+            if self.hedging is not None and call.policy.first is not None and call.policy.first.hedge:
+                live = await self.hedging.run(attempt, code, self._live)
+            else:
+                live = await bounded(self._live(attempt, code), attempt)
         elif lane == "thread":
             live = await self._in_thread(attempt, code)
         else:

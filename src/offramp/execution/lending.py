@@ -140,6 +140,6 @@ class Lender:
             return
         for permit, is_taken in lent.items():
             if is_taken:
-                holder.limits.done(permit, Done(how="cancelled"))
+                holder.limits.done(permit, Done(how=holder.cut))
             else:
                 holder.limits.withdraw(permit)

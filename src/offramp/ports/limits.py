@@ -138,6 +138,10 @@ class Holder(Protocol):
     def retries(self) -> bool:
         """Whether another attempt may follow a failure, so that SDKs need not repeat their requests."""
 
+    @property
+    def cut(self) -> How:
+        """How a call counts that is cancelled now: `slow` or `failed` if its attempt was late, else `cancelled`."""
+
     def take(self, resource: str) -> Held | None:
         """The permit that the step waited for before it began (`uses=`): once, for its first request."""
 

@@ -31,10 +31,11 @@ class Need(NamedTuple):
 class Holding:
     """A permit that was granted, until its call is over. Safe to use from any thread."""
 
-    __slots__ = ("__weakref__", "_clock", "_limits", "_unended", "_unwritten", "id")
+    __slots__ = ("__weakref__", "_clock", "_holder", "_limits", "_unended", "_unwritten", "id")
 
     def __init__(self, permit_id: str, holder: Holder) -> None:
         self.id = permit_id
+        self._holder = holder
         self._limits: Limits = holder.limits
         self._clock: Clock = holder.clock
         # Emptied by the one that is first: `pop` needs no lock, which a finalizer could not take.
@@ -73,6 +74,8 @@ class Holding:
         """The call is over; False if it was before."""
         if not _first(self._unended):
             return False
+        if done.how == "cancelled":  # maybe because it was late
+            done = msgspec.structs.replace(done, how=self._holder.cut)
         self._limits.done(self.id, done)
         return True
 

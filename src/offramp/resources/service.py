@@ -15,7 +15,7 @@ from offramp.errors import BodyNotRepeatable
 from offramp.execution.body import Body
 from offramp.execution.context import current
 from offramp.ports.clock import Clock
-from offramp.ports.limits import Ask, Held, Holder, Limits
+from offramp.ports.limits import Ask, Held, Holder, How, Limits
 
 
 class Outside(Holder):
@@ -48,6 +48,11 @@ class Outside(Holder):
     def retries(self) -> bool:
         """False: nothing repeats what fails here."""
         return False
+
+    @property
+    def cut(self) -> How:
+        """`cancelled`: nothing here is bounded."""
+        return "cancelled"
 
     def take(self, resource: str) -> Held | None:
         """None: no step has waited for a permit."""

@@ -218,6 +218,11 @@ class StepTrace(_Below):
             after_ms = round(after_s * 1000, 3)
             self._span.add_event(names.EVENT_SLOW, {names.STEP_ATTEMPT: number, names.SLOW_AFTER_MS: after_ms})
 
+    def hedged(self, number: int, *, won: bool) -> None:
+        """The attempt's code was executed a second time beside the first, and that has won or not."""
+        if self._span is not None:
+            self._span.add_event(names.EVENT_HEDGED, {names.STEP_ATTEMPT: number, names.HEDGE_WON: won})
+
     def ended(self, outcome: AttemptOutcome) -> None:
         """An attempt with its own span has ended."""
         self._again = isinstance(outcome, RetryLater)
