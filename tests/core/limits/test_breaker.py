@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import msgspec
 import pytest
@@ -196,6 +197,14 @@ def test_a_probe_that_says_nothing_gives_its_place_back(how):
     assert not is_closed(breakers)
 
 
+def test_a_probe_that_succeeds_gives_its_place_to_another():
+    breakers = opened()
+    probes = [begin(breakers, 10.0) for _ in range(PROBES)]
+    assert breakers.may(11.0, "") == "no"
+    assert breakers.ended(11.0, probes[0], "ok")
+    assert breakers.may(11.0, "") == "probe"
+
+
 def test_probes_that_succeed_close_it_and_one_that_fails_opens_it():
     breakers = opened()
     assert call(breakers, "ok", 10.0)
@@ -271,6 +280,16 @@ def test_credentials_are_forgotten_past_their_bound_but_open_breakers_last():
     assert not forgotten.ended(0.0, late, "failed", "503")
 
 
+def test_the_credential_used_longest_ago_is_forgotten():
+    breakers = Breakers("openai", Breaker(min_calls=2, error_rate=1))
+    for number in range(CREDENTIALS_MAX):
+        call(breakers, "failed", 0.0, credential=str(number))
+    begin(breakers, 0.0, "0")
+    begin(breakers, 0.0, "one more")
+    assert not call(breakers, "failed", 0.0, credential="1"), "it begins anew"
+    assert call(breakers, "failed", 0.0, credential="0"), "the second failure that is remembered"
+
+
 def test_the_sentence_says_how_many_why_and_when():
     breakers = Breakers("openai", Breaker(min_calls=12, error_rate=0.75, open_for=8))
     for _ in range(3):
@@ -301,6 +320,13 @@ def test_reasons_are_bounded_in_number_and_length_and_slow_is_always_shown():
     assert opening.reasons[OTHER_REASON] > 900
     assert opening.reasons["slow"] == 1
     assert all(len(reason) <= REASON_CHARS_MAX for reason in opening.reasons)
+    tracemalloc.start()
+    try:
+        for number in range(10_000):
+            call(breakers, "failed", 2000.0, f"{number}" + "y" * 30, credential="another")
+        assert tracemalloc.get_traced_memory()[0] < 50_000
+    finally:
+        tracemalloc.stop()
     nothing = Breakers("openai", Breaker(min_calls=1))
     call(nothing, "failed", 0.0, "")
     assert "(1 failure)" in sentence(nothing, 0.0)
