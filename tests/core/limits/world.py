@@ -50,6 +50,9 @@ class World:
         self.answers = {}
         """By ask, its last answer."""
         self.asks, self.held, self.order = {}, {}, []
+        self.instant = False
+        """Whether calls are written when they are granted, and end at once."""
+        self.waited = {}
         self.answered = Counter()
 
     # What processes do.
@@ -140,8 +143,8 @@ class World:
     def drain(self):
         """Everybody ends; then everything that waits is served, in time."""
         for _ in range(10 * len(self.asks) + 10):
-            for name in list(self.held):
-                self.end(name)
+            while self.held:
+                self.end(next(iter(self.held)))
             if not self.waiting:
                 break
             due = self.book.due()
@@ -172,12 +175,20 @@ class World:
                 self.answered[name] += 1
                 self.held[name] = client, known[1]
                 self.order.append(name)
+                self.waited[name] = self.now - known[2]
             elif isinstance(answer, Refused):
                 self.answered[name] += 1
                 del self.asks[name]
             else:
                 assert isinstance(answer, Waits)
                 assert name not in self.held
+        if self.book.changed:
+            self.book.changed = False
+            self._spread()
+        if self.instant:
+            for name in [name for _, name, answer in tells if isinstance(answer, Granted)]:
+                self.write(name)
+                self.end(name)
 
 
 def resource(name="r", **limits):

@@ -264,9 +264,14 @@ class Book:
         self._of_client[permit.client].add(permit.ask.id)
 
     def _grant(self, now: float, gate: Gate, entry: Waiting) -> None:
-        permit = gate.begin(now, entry)
+        self._granted(now, gate, gate.begin(now, entry))
+
+    def _granted(self, now: float, gate: Gate, permit: Permit) -> None:
         self.hold(permit)
-        self._out.append(_granted(now, permit))
+        if gate.rose:
+            gate.rose, self.changed = False, True
+        answer = Granted(permit.tokens, max(0.0, now - permit.since), permit.probe)
+        self._out.append(Tell(permit.client, permit.ask.id, answer))
 
     def _advance(self, now: float, gate: Gate) -> None:
         """Grant what can be granted now."""
@@ -276,8 +281,7 @@ class Book:
         for entry, answer in gate.advance(now):
             self._forget(entry)
             if isinstance(answer, Permit):
-                self.hold(answer)
-                self._out.append(_granted(now, answer))
+                self._granted(now, gate, answer)
             else:
                 self._leaves(entry)
                 self._out.append(Tell(entry.client, entry.ask.id, answer))
@@ -422,11 +426,6 @@ class Book:
         if out:
             self._out = []
         return out
-
-
-def _granted(now: float, permit: Permit) -> Tell:
-    answer = Granted(permit.tokens, max(0.0, now - permit.since), permit.probe)
-    return Tell(permit.client, permit.ask.id, answer)
 
 
 def _circle(entry: Waiting) -> Refused:

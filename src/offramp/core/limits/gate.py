@@ -65,6 +65,8 @@ class Gate:
         self.breakers = None if spec.breaker is None else Breakers(spec.name, spec.breaker)
         self.highest: int | None = None
         """The highest priority that has used the resource: lower ones leave the reserve free."""
+        self.rose = False
+        """Whether that has changed since this was last set to False."""
         self.due: float | None = None
         """When something changes by itself next for what waits."""
         self.said_until = -math.inf
@@ -103,10 +105,10 @@ class Gate:
         sla = self.classes.get(entry.waiter.sla, DEFAULT_CLASS)
         if entry.holds or sla.queue_limit is None or self.waits.queued(sla.name) < sla.queue_limit:
             return None
-        return self.full(now, entry, f"queue_limit is {sla.queue_limit}")
+        return self.full(now, entry, f"queue_limit is {sla.queue_limit}", self.longest_wait_s(sla.name))
 
-    def full(self, now: float, entry: Waiting, because: str) -> Refused:
-        """The refusal of one that would have to wait."""
+    def full(self, now: float, entry: Waiting, because: str, retry_after_s: float | None = None) -> Refused:
+        """The refusal of one that would have to wait; worth another try after that time, else after that wait."""
         waits = entry.ask.id in self.waits.entries
         if not waits:
             self.waits.add(entry)
@@ -117,8 +119,9 @@ class Gate:
             self.waits.add(entry)
         about = "" if expected is None else f", about {expected:.0f} s{self._at()}"
         wait = f"{count} {'call waits' if count == 1 else 'calls wait'}{about}"
-        longest = self.longest_wait_s(entry.waiter.sla)
-        return Refused("busy", f"{self.spec.name}: {wait}; {because}", expected if longest is None else longest)
+        return Refused(
+            "busy", f"{self.spec.name}: {wait}; {because}", expected if retry_after_s is None else retry_after_s
+        )
 
     def longest_wait_s(self, sla: str) -> float | None:
         """The longest that a call of a class can wait; None without a `queue_limit`."""
@@ -128,8 +131,9 @@ class Gate:
     def foretell(self, now: float, entry: Waiting) -> Waits:
         """What an entry waits for, and how long about."""
         ahead = self.waits.ahead(entry)
+        places = math.floor(ahead / (1 - self.spec.share))
         part = LOWER if self._is_lower(entry) else ALL
-        reason, at = self.capacity.foretold(now, ahead / (1 - self.spec.share), entry.tokens, part)
+        reason, at = self.capacity.foretold(now, places, entry.tokens, part)
         return Waits(reason, ahead, None if at is None else max(0.0, at - now))
 
     # Grants.
@@ -149,6 +153,9 @@ class Gate:
             self.due = self.capacity.blocked_until
             return []
         self.capacity.pass_to(now)
+        if self.capacity.lacks(0) is not None:  # not even the first of all may go
+            self.due = self.capacity.free_at(now, 0)
+            return []
         found: list[tuple[Waiting, Permit | Refused]] = []
         late = self.waits.overdue(now)
         while (entry := self.waits.first(late)) is not None:
@@ -172,7 +179,7 @@ class Gate:
         self.capacity.begins(entry.tokens)
         priority = entry.waiter.priority
         if self.highest is None or priority > self.highest:
-            self.highest = priority
+            self.highest, self.rose = priority, True
         ask = entry.ask
         probe = self.breakers is not None and self.breakers.granted(now, ask.id, ask.credential)
         return Permit(entry, now, probe=probe)

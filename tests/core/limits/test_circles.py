@@ -1,0 +1,199 @@
+"""Code that holds a permit and asks for another: it goes first, and is never left to wait for itself."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from offramp.core.limits.capacity import Load
+from offramp.core.limits.cycles import Kept, stuck
+from offramp.core.limits.messages import Granted, Refused, Waits
+from offramp.core.sla import SLA
+from tests.core.limits.world import World, resource
+
+CLASSES = {"high": SLA("high", priority=10), "middle": SLA("middle"), "low": SLA("low", priority=-1)}
+
+
+def world(*specs):
+    return World(specs, CLASSES)
+
+
+def is_circle(answer, name):
+    return answer == Refused("deadlock", f"{name}: the call would wait for permits that are kept until it is made")
+
+
+def test_a_call_that_waits_for_its_own_asker_is_refused():
+    w = world(resource(concurrency=1))
+    one = w.ask("a", 1, "r")
+    assert is_circle(w.answers[w.ask("a", 2, "r", within=[one])], "r")
+    assert isinstance(w.answers[w.ask("a", 3, "r")], Waits)
+    w.end(one)
+    w.look()
+
+
+def test_parallel_calls_of_steps_that_hold_all_permits_are_refused_last():
+    w = world(resource(concurrency=2))
+    one, two = w.ask("a", 1, "r", run=1), w.ask("b", 2, "r", run=2)
+    inner = w.ask("a", 3, "r", run=1, within=[one])
+    assert isinstance(w.answers[inner], Waits)
+    assert is_circle(w.answers[w.ask("b", 4, "r", run=2, within=[two])], "r")
+    w.end(two)
+    assert isinstance(w.answers[inner], Granted)
+
+
+def test_two_resources_in_either_order():
+    w = world(resource("r", concurrency=1), resource("s", concurrency=1))
+    one, two = w.ask("a", 1, "r"), w.ask("b", 2, "s")
+    assert isinstance(w.answers[w.ask("a", 3, "s", within=[one])], Waits)
+    assert is_circle(w.answers[w.ask("b", 4, "r", within=[two])], "r")
+    w.end(two)
+    assert w.order[-1].endswith("00003")
+
+
+def test_a_circle_may_go_through_windows_and_tokens():
+    w = world(resource("r", rate="1/min"), resource("s", tokens="100/min"))
+    one, two = w.ask("a", 1, "r"), w.ask("b", 2, "s", tokens=60)
+    inner = w.ask("a", 3, "s", tokens=50, within=[one])
+    assert isinstance(w.answers[inner], Waits)
+    assert is_circle(w.answers[w.ask("b", 4, "r", within=[two])], "r")
+
+
+def test_a_window_that_only_needs_time_is_no_circle():
+    w = world(resource("r", rate="1/min", concurrency=5))
+    one = w.ask("a", 1, "r")
+    w.write(one)
+    inner = w.ask("a", 2, "r", within=[one])
+    assert isinstance(w.answers[inner], Waits)
+    w.passes(60.1)
+    assert isinstance(w.answers[inner], Granted)
+
+
+def test_a_permit_that_ends_meanwhile_is_not_kept():
+    w = world(resource(concurrency=1), resource("s", concurrency=1))
+    one, other = w.ask("a", 1, "r"), w.ask("b", 2, "s")
+    waits = w.ask("a", 3, "s", within=[one])
+    w.end(one)
+    again = w.ask("b", 4, "r", within=[other])
+    assert isinstance(w.answers[again], Granted)
+    assert isinstance(w.answers[waits], Waits)
+
+
+def test_limits_that_shrink_do_not_leave_a_circle():
+    w = world(resource(concurrency=2))
+    one, two = w.ask("a", 1, "r"), w.ask("b", 2, "r")
+    inner = w.ask("a", 3, "r", within=[one])
+    w.end(two, how="throttled", blocked_s=1)
+    assert is_circle(w.answers[inner], "r")
+    w.look()
+
+
+def test_what_holds_a_permit_goes_before_everything():
+    w = world(resource("r", concurrency=1), resource("s", concurrency=2))
+    holder, slot = w.ask("a", 1, "r"), w.ask("b", 2, "s")
+    high = w.ask("c", 3, "r", run=1, sla="high")
+    inner = w.ask("b", 4, "r", run=9, sla="low", within=[slot])
+    stranger = w.ask("c", 5, "r", run=0, sla="high", within=[slot])
+    w.end(holder)
+    assert inner in w.held
+    w.end(inner)
+    assert stranger in w.held, "a permit of another process is not its own"
+    w.end(stranger)
+    assert high in w.held
+
+
+def test_a_run_that_another_waits_for_counts_as_of_its_class():
+    w = world(resource(concurrency=1))
+    holder = w.ask("a", 0, "r")
+    low, middle = w.ask("a", 1, "r", run=5), w.ask("a", 2, "r", run=6, sla="middle")
+    w.lift(5, "high")
+    w.lift(5, "middle")
+    later = w.ask("a", 3, "r", run=5)
+    assert w.book.levels(w.now)[0].waiting["high"].count == 2
+    for name in (low, later, middle):
+        w.end(holder)
+        holder = w.order[-1]
+        assert holder == name
+
+
+def test_a_lifted_run_leaves_no_reserve():
+    w = world(resource(concurrency=10, reserve=0.5))
+    w.ask("a", 0, "r", sla="high")
+    names = [w.ask("a", n, "r", run=n) for n in range(1, 8)]
+    assert sum(name in w.held for name in names) == 4
+    w.lift(6, "high")
+    assert sum(name in w.held for name in names) == 5
+    assert names[5] in w.held
+
+
+def test_what_keeps_a_resource_from_a_higher_one_counts_as_of_that_class():
+    w = world(resource("r", concurrency=1), resource("s", concurrency=1), resource("t", concurrency=1))
+    low = w.ask("a", 1, "r", run=1)
+    middle = w.ask("b", 2, "t", run=2, sla="middle")
+    holder = w.ask("c", 3, "s", run=3)
+    inner_middle = w.ask("b", 4, "s", run=2, sla="middle", within=[middle])
+    inner_low = w.ask("a", 5, "s", run=1, within=[low])
+    w.ask("d", 6, "r", run=6, sla="high")
+    w.end(holder)
+    assert (inner_low in w.held, inner_middle in w.held) == (True, False)
+
+
+def test_the_same_if_the_higher_one_waits_already():
+    w = world(resource("r", concurrency=1), resource("s", concurrency=1), resource("t", concurrency=1))
+    low = w.ask("a", 1, "r", run=1)
+    middle = w.ask("b", 2, "t", run=2, sla="middle")
+    holder = w.ask("c", 3, "s", run=3)
+    w.ask("d", 6, "r", run=6, sla="high")
+    inner_middle = w.ask("b", 4, "s", run=2, sla="middle", within=[middle])
+    inner_low = w.ask("a", 5, "s", run=1, within=[low])
+    w.end(holder)
+    assert (inner_low in w.held, inner_middle in w.held) == (True, False)
+
+
+def test_lifted_runs_are_bounded(monkeypatch):
+    monkeypatch.setattr("offramp.core.limits.book.LIFTED_MAX", 3)
+    w = world(resource(concurrency=1))
+    w.ask("a", 0, "r")
+    for run in range(5):
+        w.lift(run, "high")
+    assert list(w.book.lifted) == ["run_0002", "run_0003", "run_0004"]
+    assert w.book.lift(w.now, "", "high", 10) == []
+
+
+class _Asks:
+    def __init__(self, holds):
+        self.holds, self.tokens = holds, 0
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    st.lists(st.integers(0, 3), max_size=8),
+    st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 7), max_size=3)), max_size=8),
+)
+def test_exactly_what_no_order_of_ends_can_serve_is_stuck(limits, permits, asks):
+    """A search over every order: grant what fits, and let go what an asker that was granted keeps."""
+    permits = [place % len(limits) for place in permits]
+    asks = {
+        f"{number}": (place % len(limits), tuple({str(each % len(permits)) for each in holds} if permits else ()))
+        for number, (place, holds) in enumerate(asks)
+    }
+    asks = {name: ask for name, ask in asks.items() if ask[1]}
+    kept = {permit for _, holds in asks.values() for permit in holds}
+    free = [limit - sum(permits[int(each)] == place for each in kept) for place, limit in enumerate(limits)]
+    left, moved = dict(asks), True
+    while moved:
+        moved = False
+        for name, (place, _) in list(left.items()):
+            if free[place] > 0:
+                del left[name]
+                moved = True
+                still = {permit for _, holds in left.values() for permit in holds}
+                for permit in kept - still:
+                    free[permits[int(permit)]] += 1
+                kept = still
+    found = stuck(
+        {name: (str(place), _Asks(holds)) for name, (place, holds) in asks.items()},
+        lambda name: Kept(str(permits[int(name)]), Load(1, 0, 0)),
+        lambda place, load, _: load.permits < limits[int(place)],
+    )
+    assert found == set(left)
