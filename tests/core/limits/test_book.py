@@ -231,7 +231,7 @@ def test_slow_calls_open_a_breaker_before_they_end():
     w = world(concurrency=5, breaker=Breaker(min_calls=2, slow_after=1))
     names = [w.ask("a", number, "r") for number in range(2)]
     for name in names:
-        w._say(w.book.slow(w.now, "a", name))
+        w.hears(w.book.slow(w.now, "a", name))
     assert w.answers[w.ask("a", 5, "r")].why == "open"
 
 
@@ -330,11 +330,11 @@ def test_other_limits_hold_from_their_declaration_on():
         w.end(name)
     assert granted(w, *names[9:]) == [True, False, False]
     spec = resource("r", rate="11/min")
-    w._say(w.book.declare(w.now, [spec, resource("s", concurrency=1)], {"new": SLA("new", priority=9)}))
+    w.hears(w.book.declare(w.now, [spec, resource("s", concurrency=1)], {"new": SLA("new", priority=9)}))
     assert granted(w, *names[9:]) == [True, True, False]
     level = w.book.levels(w.now)
     assert (level[0].concurrency, level[0].windows[0].used, level[1].name) == (None, 11, "s")
-    w._say(w.book.declare(w.now, [resource("r", rate="2/min")], {}))
+    w.hears(w.book.declare(w.now, [resource("r", rate="2/min")], {}))
     w.passes(60.0)
     assert granted(w, names[11]) == [False]
     for name in names[9:11]:

@@ -71,29 +71,29 @@ class World:
         )
         self.asks[name] = client, ask, self.now
         self._memory(client).asked(self.now, ask)
-        self._say(self.book.ask(self.now, client, ask))
+        self.hears(self.book.ask(self.now, client, ask))
         return name
 
     def write(self, name, jitter=0.0, used=0):
         client, ask = self.held[name]
         self._memory(client).written(self.now, name)
         self.providers[ask.resource].arrives(self.now + jitter, used)
-        self._say(self.book.written(self.now, client, name))
+        self.hears(self.book.written(self.now, client, name))
 
     def end(self, name, **done):
         client, _ = self.held.pop(name)
         del self.asks[name]
         self._memory(client).done(self.now, name, Done(**done))
-        self._say(self.book.done(self.now, client, name, Done(**done)))
+        self.hears(self.book.done(self.now, client, name, Done(**done)))
 
     def withdraw(self, name):
         client, _, _ = self.asks.pop(name)
         self.held.pop(name, None)
         self._memory(client).withdrawn(self.now, name)
-        self._say(self.book.withdraw(self.now, client, name))
+        self.hears(self.book.withdraw(self.now, client, name))
 
     def lift(self, run, sla):
-        self._say(self.book.lift(self.now, f"run_{run:04}", sla, self.classes[sla].priority))
+        self.hears(self.book.lift(self.now, f"run_{run:04}", sla, self.classes[sla].priority))
         self._spread()
 
     def leave(self, client):
@@ -102,7 +102,7 @@ class World:
             del self.asks[name]
             self.held.pop(name, None)
         self.clients.pop(client, None)
-        self._say(self.book.leave(self.now, client))
+        self.hears(self.book.leave(self.now, client))
         self._spread()
 
     def crash(self):
@@ -110,7 +110,7 @@ class World:
         self.book = Book(self.specs.values(), self.classes, margin_s=MARGIN_S, recovering=True)
         for client, memory in self.clients.items():
             assert recovery.restore(self.book, self.now, client, memory.memory(self.now)) == []
-        self._say(recovery.recovered(self.book, self.now))
+        self.hears(recovery.recovered(self.book, self.now))
         self._spread()
 
     def passes(self, seconds):
@@ -118,10 +118,10 @@ class World:
         until = self.now + seconds
         while (due := self.book.due()) is not None and due <= until:
             self.now = max(self.now, due)
-            self._say(self.book.pass_to(self.now))
+            self.hears(self.book.pass_to(self.now))
             assert (again := self.book.due()) is None or again > self.now, "time stands still"
         self.now = until
-        self._say(self.book.pass_to(self.now))
+        self.hears(self.book.pass_to(self.now))
 
     # What is looked at.
 
@@ -163,7 +163,7 @@ class World:
         for memory in self.clients.values():
             memory.keeps(self.now, state)
 
-    def _say(self, tells):
+    def hears(self, tells):
         for client, name, answer in tells:
             known = self.asks.get(name)
             assert known is not None, f"{name} hears {answer} after its end"
