@@ -69,7 +69,7 @@ class Line:
         near, far = pair
         with contextlib.suppress(OSError):
             while data := near.recv(1 << 16):
-                if b"EVALSHA" in data:
+                if b"EVALSHA" in data or b"FCALL" in data:
                     with self._lock:
                         if self._losing:
                             asked.set()

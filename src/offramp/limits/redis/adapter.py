@@ -31,10 +31,10 @@ from offramp.stores.redis.connection import problem
 
 logger = logging.getLogger("offramp")
 
-RENEW_S = 2.5
-"""Seconds between the calls of a process that has nothing to say."""
-LEASE_SPARE_S = 1.0
-"""Seconds before the end of its lease from which a process trusts no grant."""
+RENEWALS = 4
+"""Calls in the time of a lease of a process that has nothing to say."""
+LEASE_SPARE = 0.1
+"""The last part of its lease, in which a process trusts no grant."""
 BACKUP_S = 1.0
 """Seconds between the calls of a process whose waiters another one serves, in case that it has died."""
 WRITTEN_S = 0.2
@@ -59,15 +59,22 @@ class RedisLimits:
         resources: what the app declares.
         classes: by name.
         clock: of the process.
+        lease_s: seconds after its last call for which the process counts as alive.
     """
 
     def __init__(
-        self, address: Address, resources: Sequence[ResourceSpec], classes: Mapping[str, SLA], clock: Clock
+        self,
+        address: Address,
+        resources: Sequence[ResourceSpec],
+        classes: Mapping[str, SLA],
+        clock: Clock,
+        *,
+        lease_s: float = LEASE_S,
     ) -> None:
         self._address, self._clock, self._classes = address, clock, classes
         self._resources = {spec.name: spec for spec in resources}
         self._order = {spec.name: number for number, spec in enumerate(resources)}
-        self._script = Script(resources, classes)
+        self._script, self._lease_s = Script(resources, classes, lease_s), lease_s
         self._watchers: list[Callable[[Sequence[Level]], object]] = []
         self._begin()
         forks.on_fork(self)
@@ -89,6 +96,11 @@ class RedisLimits:
         self._lock = self._caller.lock
         channel = self._address.key_of("lim", "to", self.own)
         self._grants = Grants(self._address, channel, self._receive, self._missed)
+
+    def start(self) -> None:
+        """Connect before there is anything to ask."""
+        with self._lock:
+            self._wake()
 
     def forked(self) -> None:
         """In a child: the permits, the threads and the connections are its parent's."""
@@ -186,8 +198,7 @@ class RedisLimits:
         self._grants.join()
         with self._lock:
             looks, self._looks = self._looks, []
-        for look in looks:
-            look.set_result(())
+        _resolve(looks, ())
 
     # To the server; under the lock.
 
@@ -262,7 +273,10 @@ class RedisLimits:
         answers, dues, levels, life = rest
         if life:
             self._life = life
-        self._leased_until, self._renew_at = sent_at + LEASE_S - LEASE_SPARE_S, sent_at + RENEW_S
+        self._leased_until, self._renew_at = (
+            sent_at + (1 - LEASE_SPARE) * self._lease_s,
+            sent_at + self._lease_s / RENEWALS,
+        )
         for resource, in_s in dues:
             self._ticks[resource] = sent_at + in_s
         self._apply(answers)
@@ -280,9 +294,12 @@ class RedisLimits:
         self._forget_answer(ops)
         self._renew_at = time.monotonic() + wait_s(self._failures)
         self._failures += 1
-        looks, self._looks = self._looks, []
+        looks: list[_Look] = []
+        if self._failures > 1:  # the first may be of a connection that was broken for a while
+            looks, self._looks = self._looks, []
         for look in looks:
-            look.set_exception(said)
+            if look.set_running_or_notify_cancel():
+                look.set_exception(said)
 
     def _forget_answer(self, ops: Sequence[Op]) -> None:
         self._ops = [*_ends(ops), *_ends(self._ops)]
@@ -334,13 +351,18 @@ class RedisLimits:
             levels.append(level if breaker is None else msgspec.structs.replace(level, breaker=breaker))
         levels.sort(key=lambda level: self._order[level.name])
         looks, self._looks = self._looks, []
-        for look in looks:
-            look.set_result(levels)
+        _resolve(looks, levels)
         self._look_at = now + LEVELS_S
         if levels != self._seen:
             self._seen = levels
             for notify in self._watchers:
                 notify(levels)
+
+
+def _resolve(looks: Sequence[_Look], levels: Sequence[Level]) -> None:
+    for look in looks:
+        if look.set_running_or_notify_cancel():
+            look.set_result(levels)
 
 
 def _ends(ops: Sequence[Op]) -> list[Op]:

@@ -1,48 +1,46 @@
 -- What is granted, refused and given back: `Gate`, `Book` and `stuck` of core/limits, restated.
 
+-- What the next call of a step, or any call, will hardly use more than; nil if none ended yet. And how many ended.
+local function expected(r, field)
+  local used, count = string.match(call('HGET', T .. 'e:' .. r.name, field) or '', '^(%S+) (%S+)$')
+  return tonumber(used), tonumber(count or 0)
+end
+
 -- The tokens to reserve for a call; false if the limit is smaller than what it needs, which is second.
 local function need_of(r, tokens, tokens_max, step)
   local least = r.spec.least
   if not least then return 0 end
   local known = tokens
   if not known then
-    known = tonumber(call('HGET', T .. 'e:' .. r.name, 's' .. step) or call('HGET', T .. 'e:' .. r.name, 'a') or nil)
-    known = math.min(known or tokens_max or C.TOKENS_DEFAULT, least)
+    known = expected(r, 's' .. step) or expected(r, 'a') or tokens_max or C.TOKENS_DEFAULT
+    known = math.min(known, least)
   end
   local need = math.max(0, tokens_max and math.min(known, tokens_max) or known)
   if need > least then return false, need end
   return need
 end
 
--- A call of a step used so many tokens.
+-- A call of a step used so many tokens. The last ones are in a zset, by what they used; each takes the oldest one's place.
 local function learn(r, step, used)
+  local all = T .. 'e:' .. r.name
   for _, field in ipairs({'s' .. step, 'a'}) do
-    local kept = call('HGET', T .. 'y:' .. r.name, field)
-    local last, by_size = {}, {}
-    if kept then last, by_size = unpack(cmsgpack.unpack(kept)) end
-    last[#last + 1] = used
-    local at = 1
-    while by_size[at] and by_size[at] <= used do at = at + 1 end
-    table.insert(by_size, at, used)
-    if #last > C.SAMPLES_MAX then
-      local old = table.remove(last, 1)
-      for place, value in ipairs(by_size) do
-        if value == old then
-          table.remove(by_size, place)
-          break
-        end
-      end
+    local key = T .. 'y:' .. r.name .. ' ' .. field
+    local _, count = expected(r, field)
+    if count == 0 and call('HLEN', all) > C.STEPS_MAX then
+      local other = call('HRANDFIELD', all)
+      call('HDEL', all, other)
+      call('DEL', T .. 'y:' .. r.name .. ' ' .. other)
     end
-    if not kept and call('HLEN', T .. 'y:' .. r.name) >= C.STEPS_MAX then
-      local other = call('HRANDFIELD', T .. 'y:' .. r.name)
-      call('HDEL', T .. 'y:' .. r.name, other)
-      call('HDEL', T .. 'e:' .. r.name, other)
+    call('ZADD', key, used, count % C.SAMPLES_MAX)
+    local samples = math.min(count + 1, C.SAMPLES_MAX)
+    local place = math.min(samples - 1, math.floor(C.QUANTILE * samples))
+    local quantile = call('ZRANGE', key, place, place, 'WITHSCORES')[2]
+    call('HSET', all, field, quantile .. ' ' .. text(count + 1))
+    if count % C.DROP_EVERY == 0 then
+      call('EXPIRE', key, C.KEPT_S)
+      call('EXPIRE', all, C.KEPT_S)
     end
-    call('HSET', T .. 'y:' .. r.name, field, cmsgpack.pack({last, by_size}))
-    call('HSET', T .. 'e:' .. r.name, field, by_size[math.min(#by_size, math.floor(C.QUANTILE * #by_size) + 1)])
   end
-  call('EXPIRE', T .. 'y:' .. r.name, C.KEPT_S)
-  call('EXPIRE', T .. 'e:' .. r.name, C.KEPT_S)
 end
 
 -- The highest priority of what waits, and its class; nothing is below all.
@@ -64,7 +62,7 @@ local function is_lower(r, w) return w.queue == 'rest' and r.s.highest ~= nil an
 local function foretell(r, w)
   local ahead = ahead_of(r, w)
   local why, at = foretold(r, ahead / (1 - r.spec.share), w.tokens, is_lower(r, w) and LOWER or ALL)
-  return why, ahead, at and math.max(0, at - NOW) or false
+  return why, ahead, at and math.max(0, math.max(at, quiet or 0) - NOW) or false
 end
 
 local function say_waits(r, w) tell(w.client, {'w', w.id, foretell(r, w)}) end

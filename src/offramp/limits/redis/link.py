@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from offramp.limits.redis.scripts import Script
+from offramp.limits.redis.scripts import LIBRARIES, Script
 from offramp.stores.redis.address import Address
 from offramp.stores.redis.connection import client, problem
 
@@ -27,6 +27,8 @@ PING_EVERY_S = 3.0
 """Seconds without a message after which the server is asked whether it is still there."""
 LOOK_EVERY_S = 0.5
 """Seconds between looks at whether the process has closed its limits."""
+LIBRARIES_MAX = 64
+"""Libraries of limits that a server keeps: each version of an app with other limits has one."""
 RETRY_BASE_S, RETRY_CAP_S = 0.05, 1.0
 """The shortest and longest wait before another attempt to connect."""
 
@@ -47,12 +49,10 @@ class Link:
     def __init__(self, address: Address, script: Script) -> None:
         self._pool = client(address, retries=0, timeout_s=ANSWER_TIMEOUT_S).connection_pool
         self._connection: Any = None
-        tag = address.tag.encode()
-        rest = b"$1\r\n1\r\n$%d\r\n%b\r\n" % (len(tag), tag)
-        self._by_digest = b"*5\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % script.digest + rest
-        self._by_source = b"*5\r\n$4\r\nEVAL\r\n$%d\r\n%b\r\n" % (len(script.source), script.source) + rest
+        self._script, self._key = script, address.tag.encode()
+        self._head = self._calls_library = _begin(b"FCALL", script.name.encode(), b"1", self._key)
 
-    def call(self, packed: bytes) -> bytes:
+    def call(self, argument: bytes) -> bytes:
         """The answer.
 
         Raises:
@@ -61,19 +61,43 @@ class Link:
         """
         if self._connection is None:
             self._connection = self._pool.get_connection()
-        request = b"$%d\r\n%b\r\n" % (len(packed), packed)
+        rest = b"$%d\r\n%b\r\n" % (len(argument), argument)
         try:
             try:
-                return self._ask(self._by_digest + request)
-            except NoScriptError:
-                return self._ask(self._by_source + request)
+                return cast("bytes", self._ask(self._head + rest))
+            except ResponseError as error:
+                if not _lacks_script(error):
+                    raise
+                self._head = self._load(libraries=not isinstance(error, NoPermissionError))
+            return cast("bytes", self._ask(self._head + rest))
         except BaseException:
             self.close()
             raise
 
-    def _ask(self, request: bytes) -> bytes:
-        self._connection.send_packed_command([request], check_health=False)
-        return cast("bytes", self._connection.read_response(disable_decoding=True))
+    def _load(self, *, libraries: bool) -> bytes:
+        """Load the library, or else the script; how a call begins."""
+        if libraries and self._head == self._calls_library:
+            try:
+                self._drop_libraries()
+                self._ask(_begin(b"FUNCTION", b"LOAD", self._script.library, more=0))
+            except ResponseError as error:
+                if "already exists" in str(error):  # another process was faster
+                    return self._calls_library
+                logger.debug("no library of functions can be loaded (%s): using a script", error)
+            else:
+                return self._calls_library
+        self._ask(_begin(b"SCRIPT", b"LOAD", self._script.source, more=0))
+        return _begin(b"EVALSHA", self._script.digest, b"1", self._key)
+
+    def _drop_libraries(self) -> None:
+        """Remove libraries of other versions of apps once there are many; one that is in use is loaded again."""
+        listed = self._ask(_begin(b"FUNCTION", b"LIST", b"LIBRARYNAME", LIBRARIES.encode() + b"*", more=0))
+        for library in listed[LIBRARIES_MAX - 1 :]:
+            self._ask(_begin(b"FUNCTION", b"DELETE", library[1], more=0))
+
+    def _ask(self, command: bytes) -> Any:
+        self._connection.send_packed_command([command], check_health=False)
+        return self._connection.read_response(disable_decoding=True)
 
     def close(self) -> None:
         """Close the connection; another call opens a new one."""
@@ -82,6 +106,19 @@ class Link:
             with contextlib.suppress(RedisError, OSError):
                 connection.disconnect()
             self._pool.release(connection)
+
+
+def _begin(*words: bytes, more: int = 1) -> bytes:
+    """A command up to its last `more` words."""
+    packed = b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+    return b"*%d\r\n%b" % (len(words) + more, packed)
+
+
+def _lacks_script(error: ResponseError) -> bool:
+    """Whether the server does not have the library or the script, or nothing of the kind."""
+    if isinstance(error, (NoScriptError, NoPermissionError)):
+        return True
+    return "unction not found" in str(error) or "unknown command" in str(error)
 
 
 class Grants:

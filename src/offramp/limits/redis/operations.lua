@@ -1,9 +1,10 @@
 -- One call: the operations of a process, what they bring about, and the answer.
 
-local asked = {}  -- asks of this call that wait: {resource, waiter}
-local recalled = {}  -- calls that the server has forgotten, by resource
-local recalls = false  -- whether to believe calls that are told again: 'all', 'late' or false
-local life = false
+local asked  -- asks of this call that wait: {resource, waiter}
+local recalled  -- calls that the server has forgotten, by resource
+local recalls  -- whether to believe calls that are told again: 'all', 'late' or false
+local life, levels
+local tangles  -- whether there may be circles of waits
 
 local function advance_all()
   for name in pairs(SPECS) do resource(name).advances = true end
@@ -31,7 +32,12 @@ end
 local function reap()
   for _, client in ipairs(call('ZRANGEBYSCORE', T .. 'clients', '-inf', text(NOW), 'LIMIT', 0, C.REAP_MAX)) do
     call('ZREM', T .. 'clients', client)
-    if client == '' then advance_all() else leave(client, {}) end
+    if client == '' then
+      tangles = true
+      advance_all()
+    else
+      leave(client, {})
+    end
   end
 end
 
@@ -100,7 +106,7 @@ function DO.A(op)
   local w = load_waiter(r, op[2])
   if not w then return ask(op) end
   pass(r)
-  if not quiet then say_waits(r, w) end
+  say_waits(r, w)
 end
 
 -- The request of a permit was written, some seconds ago.
@@ -245,7 +251,6 @@ local function level_of_resource(r)
   }
 end
 
-local levels = false
 function DO.v()
   levels = {}
   for name in pairs(SPECS) do levels[#levels + 1] = level_of_resource(resource(name)) end
@@ -257,25 +262,22 @@ local function settle()
     recall(resource(name), 'c', each.c)
     recall(resource(name), 'k', each.k)
   end
-  local shrank = false
-  for _, r in pairs(resources) do shrank = shrank or r.shrank end
-  if shrank then
-    untangle()
-    for _, r in pairs(resources) do
-      if r.shrank then say_blocked(r) end
-    end
+  for _, r in pairs(resources) do tangles = tangles or r.shrank end
+  if tangles and not quiet then untangle() end
+  for _, r in pairs(resources) do
+    if r.shrank then say_blocked(r) end
   end
   for _, r in pairs(resources) do
     if r.advances then advance(r) end
   end
   for _, each in ipairs(asked) do
     local r, w = each[1], load_waiter(each[1], each[2].id)
-    if w and not quiet then
+    if w then
       pass(r)
       if not each[2].queues then
         dequeue(r, w)
         full(r, w, 'queues')
-      elseif w.queue == 'first' and stuck()[w.id] then
+      elseif w.queue == 'first' and not quiet and stuck()[w.id] then
         dequeue(r, w)
         say_circle(w)
       else
@@ -302,18 +304,29 @@ local function dues()
   return found
 end
 
-local seats = call('ZMSCORE', T .. 'clients', ME, '')
-local joins = OPS[1] and OPS[1][1] == 'j'
-local until_ = tonumber(seats[1] or 0)
-if until_ < NOW and not joins then return cmsgpack.pack({0}) end
-if until_ < NOW + C.LEASE_S - C.LEASE_STEP_S then
-  call('ZADD', T .. 'clients', text(NOW + C.LEASE_S), ME)
-  reap()
+local function main(keys, arguments)
+  call, T = redis.call, keys[1] .. 'lim:'
+  local request = cmsgpack.unpack(arguments[1])
+  ME, NOW, OPS = request[1], request[2], request[3]
+  resources, answers, told, asked, recalled, recalls, life, levels = {}, {}, {}, {}, {}, false, false, false
+  tangles = false
+  if NOW == 0 then
+    local time = call('TIME')
+    NOW = time[1] + time[2] / 1000000
+  end
+  local seats = call('ZMSCORE', T .. 'clients', ME, '')
+  local joins = OPS[1] and OPS[1][1] == 'j'
+  local held_until = tonumber(seats[1] or 0)
+  if held_until < NOW and not joins then return cmsgpack.pack({0}) end
+  quiet = seats[2] and tonumber(seats[2]) > NOW and tonumber(seats[2])
+  if held_until < NOW + C.LEASE_S - C.LEASE_STEP_S then
+    call('ZADD', T .. 'clients', text(NOW + C.LEASE_S), ME)
+    reap()
+  end
+  for _, op in ipairs(OPS) do DO[op[1]](op) end
+  settle()
+  publish()
+  local due = dues()
+  save()
+  return cmsgpack.pack({1, answers, due, levels, life})
 end
-quiet = seats[2] and tonumber(seats[2]) > NOW and tonumber(seats[2])
-for _, op in ipairs(OPS) do DO[op[1]](op) end
-settle()
-publish()
-local due = dues()
-save()
-return cmsgpack.pack({1, answers, due, levels, life})

@@ -19,8 +19,8 @@ _PARTS = ("state", "windows", "queue", "grants", "operations")
 
 LEASE_S = 10.0
 """Seconds after its last call for which a process counts as alive."""
-LEASE_STEP_S = 0.5
-"""Seconds by which a call may leave the lease shorter: it is written no more often."""
+LEASE_STEP = 0.05
+"""The part of a lease by which a call may leave it shorter: it is written no more often."""
 QUIET_S = 4.0
 """Seconds without grants once the server has lost data, or may have: processes tell again what they hold and called."""
 LATE_S = 10.0
@@ -38,9 +38,13 @@ DROP_EVERY = 64
 KEPT_S = 2 * 86_400
 """Seconds after their last use for which the keys of a resource are kept: longer than the longest window."""
 
-_CONSTANTS = {
-    "LEASE_S": LEASE_S,
-    "LEASE_STEP_S": LEASE_STEP_S,
+RECORDS_MAX = 1_000
+"""Changed records after which a server forgets those that it has at hand."""
+LIBRARIES = "offramp_limits_"
+"""Begins the names of libraries."""
+
+CONSTANTS = {
+    "RECORDS_MAX": RECORDS_MAX,
     "QUIET_S": QUIET_S,
     "LATE_S": LATE_S,
     "DUTY_LATE_S": DUTY_LATE_S,
@@ -70,27 +74,33 @@ _CONSTANTS = {
 
 
 class Script:
-    """What one app's processes call.
+    """What one app's processes call: a library of functions that the server keeps, so that a call defines none.
 
-    The declarations are constants of the script: no call has to send or to look them up, and processes of a newer
-    version of the app, with other limits, have a script of their own.
+    The declarations are constants of the library: no call has to send or to look them up, and processes of another
+    version of the app, with other limits, have a library of their own. A server without libraries of functions, or
+    a user who may load none, gets the same as a script.
 
     Args:
         resources: what the app declares.
         classes: by name.
+        lease_s: see `RedisLimits`.
     """
 
-    def __init__(self, resources: Sequence[ResourceSpec], classes: Mapping[str, SLA]) -> None:
+    def __init__(self, resources: Sequence[ResourceSpec], classes: Mapping[str, SLA], lease_s: float = LEASE_S) -> None:
         folder = files(__package__)
         parts = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in _PARTS]
+        body = "\n".join([_constants(lease_s), declared(resources, classes), *parts])
+        self.name = LIBRARIES + hashlib.sha1(body.encode(), usedforsecurity=False).hexdigest()[:20]
         # It frees or bounds what it keeps: it may write while the server's memory is full.
-        head = "#!lua flags=allow-oom\n" + _constants() + declared(resources, classes)
-        self.source = "\n".join([head, *parts]).encode()
+        register = f"redis.register_function{{function_name='{self.name}', callback=main, flags={{'allow-oom'}}}}"
+        self.library = f"#!lua name={self.name}\n{body}\n{register}\n".encode()
+        self.source = f"#!lua flags=allow-oom\n{body}\nreturn main(KEYS, ARGV)\n".encode()
         self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
 
-def _constants() -> str:
-    return "local C = {" + ", ".join(f"{name} = {value!r}" for name, value in _CONSTANTS.items()) + "}\n"
+def _constants(lease_s: float) -> str:
+    constants = {**CONSTANTS, "LEASE_S": lease_s, "LEASE_STEP_S": LEASE_STEP * lease_s}
+    return "local C = {" + ", ".join(f"{name} = {value!r}" for name, value in constants.items()) + "}\n"
 
 
 def declared(resources: Sequence[ResourceSpec], classes: Mapping[str, SLA]) -> str:

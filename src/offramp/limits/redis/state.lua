@@ -1,6 +1,6 @@
 -- The state of resources and the answers of one call. SPECS, CLASSES and constants come before, see scripts.py.
 --
--- KEYS[1] begins all names. ARGV[1], packed: the calling process, the time (0: the server's), operations. Keys:
+-- The key of a call begins all names. Its argument, packed: the process, the time (0: the server's), operations. Keys:
 --   lim:clients        zset: processes, by the end of their leases
 --   lim:s:RESOURCE     the record of a resource, packed: what it counts, and what is learned
 --   lim:names          set: resources that have one
@@ -8,26 +8,19 @@
 --   lim:w:RESOURCE     hash: waiters by id
 --   lim:c:, lim:k:     zsets: what was called, and tokens used, see windows.lua
 --   lim:q:RESOURCE …   the order of waiters, see queue.lua
---   lim:e:, lim:y:     hashes: tokens to reserve by step, and what its last calls used
+--   lim:e:RESOURCE     hash: tokens to reserve by step, and how many calls that is of; zsets lim:y:: its last calls
 --   lim:keepers        hash: waiters that keep permits, with the resource that they wait for
 --   lim:run:RUN        set: the waiters of a run
 --   lim:up:RUN         the class that a run counts as
 --   lim:life           which data of which server these are: {epoch, number, server}
 
-local call = redis.call
-local T = KEYS[1] .. 'lim:'
-local request = cmsgpack.unpack(ARGV[1])
-local ME, NOW, OPS = request[1], request[2], request[3]
-if NOW == 0 then
-  local time = call('TIME')
-  NOW = time[1] + time[2] / 1000000
-end
+-- The functions are defined once, when a server loads them; each call sets these anew, see operations.lua.
+local call
+local T, ME, NOW, OPS
+local resources, answers, told
+local quiet  -- until when nothing is granted, as not all processes have told what they hold
 
 local UNKNOWN = {rates = {slot = 0}, tokens = {slot = 0}, share = 0, parts = {1, 1, 1}}
-
-local resources = {}
-local answers, told = {}, {}
-local quiet = false  -- until when nothing is granted, as not all processes have told what they hold
 
 -- Numbers as text that parses to the same number.
 local function text(value) return string.format('%.17g', value) end
@@ -59,20 +52,39 @@ local function new_state()
   }
 end
 
+-- Records as they were written last, by key: {packed, record}. A record is unpacked again only if it is another one.
+local records, records_count = {}, 0
+
 -- A resource by its name, read once. One that this version of the app does not have has no limits, and grants nothing.
 local function resource(name)
   local found = resources[name]
   if found then return found end
-  local kept = call('GET', T .. 's:' .. name)
-  found = {name = name, spec = SPECS[name] or UNKNOWN, s = kept and cmsgpack.unpack(kept) or new_state()}
-  if not kept then call('SADD', T .. 'names', name) end
+  local key = T .. 's:' .. name
+  local kept, known = call('GET', key), records[key]
+  records[key] = nil  -- it changes, and may not be written
+  local state
+  if not kept then
+    call('SADD', T .. 'names', name)
+    state = new_state()
+  elseif known and known[1] == kept then
+    state = known[2]
+  else
+    state = cmsgpack.unpack(kept)
+  end
+  found = {name = name, key = key, spec = SPECS[name] or UNKNOWN, s = state}
   resources[name] = found
   return found
 end
 
 local function save()
-  for name, r in pairs(resources) do
-    if r.changed then call('SET', T .. 's:' .. name, cmsgpack.pack(r.s), 'EX', C.KEPT_S) end
+  for _, r in pairs(resources) do
+    if r.changed then
+      local packed = cmsgpack.pack(r.s)
+      call('SET', r.key, packed, 'EX', C.KEPT_S)
+      records_count = records_count + 1
+      if records_count > C.RECORDS_MAX then records, records_count = {}, 0 end
+      records[r.key] = {packed, r.s}
+    end
   end
 end
 

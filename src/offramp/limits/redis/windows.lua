@@ -62,6 +62,7 @@ local function note(r, kind, at, amount, opened)
   log.member = text(at) .. ' ' .. text(log.total)
   if before and at - log.began < rates.slot then call('ZREM', key, before) else log.began = at end
   call('ZADD', key, text(log.total), log.member)
+  if log.total - amount == log.dropped then call('EXPIRE', key, C.KEPT_S) end  -- it was empty
   for name, head in pairs(log.head) do log.head[name] = head or at end
   log.notes = log.notes + 1
   if log.notes >= C.DROP_EVERY then drop_old(r, kind, log) end
