@@ -7,10 +7,10 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from offramp.core.addresses import parse_allowed
 from offramp.core.advisers import RULE_TIMEOUT_S, Adviser
@@ -162,14 +162,25 @@ def build(
         limits=limits,
     )
 
-    def close() -> None:
-        for part in (watchdog, process.advice, lanes, loops):
-            part.close()
-        leases.leave()
-        control.close()
-        values.close()
-
+    serving = app.service.begin(limits, clock)
+    parts = (watchdog, process.advice, lanes, loops, serving)
+    close = functools.partial(_close, parts, leases, control, values)
     return _service(app, process, leases, outbox, hints, role, warming=warming, close=close)
+
+
+class _Part(Protocol):
+    """What ends with the process."""
+
+    def close(self) -> object:
+        """End."""
+
+
+def _close(parts: Iterable[_Part], leases: Leases, control: LoopThread, values: Values) -> None:
+    for part in parts:
+        part.close()
+    leases.leave()
+    control.close()
+    values.close()
 
 
 def _values(settings: Settings, role: Role, clock: Clock) -> Values:

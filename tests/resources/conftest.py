@@ -37,8 +37,5 @@ def openai(app, limits):
 
 @contextlib.contextmanager
 def serving(app, limits, clock=None):
-    app.service.begin(limits, clock or SystemClock())
-    try:
+    with app.service.begin(limits, clock or SystemClock()):
         yield
-    finally:
-        app.service.end(limits)

@@ -90,8 +90,13 @@ class Borrower(Holder):
 
     @property
     def cut(self) -> How:
-        """`cancelled`: if its attempt is late, this process is killed."""
+        """Cancelled: a late attempt is killed with its process."""
         return "cancelled"
+
+    @property
+    def slow_after(self) -> float | None:
+        """That of the step."""
+        return self._loan.slow_after
 
     def take(self, resource: str) -> Held | None:
         """The permit that the step waited for before it began: once."""

@@ -98,8 +98,14 @@ class AttemptHolder(Holder):
 
     @property
     def retries(self) -> bool:
-        """Whether another attempt may follow a failure of this one."""
-        return self._attempt.number < self._attempt.call.policy.retry.attempts
+        """Whether the step has more than one attempt; the last one is not multiplied by an SDK either."""
+        return self._attempt.call.policy.retry.attempts > 1
+
+    @property
+    def slow_after(self) -> float | None:
+        """That of the step whose code this is."""
+        first = self._attempt.call.policy.first
+        return None if first is None else first.slow_after
 
     @property
     def cut(self) -> How:

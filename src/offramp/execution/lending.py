@@ -28,6 +28,7 @@ class Loan(msgspec.Struct, frozen=True):
         tenant: of the run.
         priority: of the class, when the run was accepted.
         retries: see `Holder.retries`.
+        slow_after: see `Holder.slow_after`.
         permits: by resource.
     """
 
@@ -37,6 +38,7 @@ class Loan(msgspec.Struct, frozen=True):
     tenant: str
     priority: int
     retries: bool
+    slow_after: float | None = None
     permits: dict[str, Held] = {}
 
 
@@ -85,7 +87,14 @@ class Lender:
                     self._lent[held.id] = False
         step = attempt.target or attempt.call.name
         return Loan(
-            holder.ask("").id, step, facts.sla, facts.tenant, facts.priority, retries=holder.retries, permits=permits
+            holder.ask("").id,
+            step,
+            facts.sla,
+            facts.tenant,
+            facts.priority,
+            retries=holder.retries,
+            slow_after=holder.slow_after,
+            permits=permits,
         )
 
     def hear(self, encoded: bytes) -> None:

@@ -16,6 +16,7 @@ R7 Every method may be called from any thread, and never waits. `notify` may be 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from offramp.core.limits.messages import (
@@ -128,7 +129,7 @@ class Holder(Protocol):
 
     @property
     def limits(self) -> Limits:
-        """The source of its permits. Once the attempt is over, what it still asks for is refused: `closed`."""
+        """The source of its permits."""
 
     @property
     def clock(self) -> Clock:
@@ -136,7 +137,11 @@ class Holder(Protocol):
 
     @property
     def retries(self) -> bool:
-        """Whether another attempt may follow a failure, so that SDKs need not repeat their requests."""
+        """Whether the step repeats what fails, so that SDKs need not repeat their requests."""
+
+    @property
+    def slow_after(self) -> float | None:
+        """Seconds from written after which the first token is late for the step (`slow_after=`); None for never."""
 
     @property
     def cut(self) -> How:
@@ -150,3 +155,17 @@ class Holder(Protocol):
 
         Its `within` are the permits that the step waited for and no request has taken over yet.
         """
+
+    def waiting(self, ask: Ask, give_up: Callable[[], object]) -> AbstractContextManager[Callable[[Waits], object]]:
+        """Around the wait for a permit, in the asking thread; the step may be in flight.
+
+        Args:
+            ask: the ask, which is made within.
+            give_up: called, from any thread, if the attempt is over meanwhile: no code needs the permit any more.
+
+        Returns:
+            what to call with each `Waits`, from any thread.
+        """
+
+    def first_byte(self, resource: str) -> None:
+        """The first token of an answer has come, or the first byte where it has no tokens."""

@@ -5,7 +5,7 @@ Told by a transport what happens, in order; does no I/O, so plain and async tran
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from offramp.core.limits.raised import verdict_of_error
@@ -16,6 +16,7 @@ from offramp.resources.holding import Holding
 
 if TYPE_CHECKING:
     from offramp.ports.clock import Timer
+    from offramp.ports.limits import Holder
 
 SHOULD_RETRY = "x-should-retry"
 """The header by which a provider tells the SDKs of OpenAI, Anthropic and others whether to send a request again."""
@@ -26,36 +27,29 @@ class Exchange:
 
     Args:
         holding: the permit.
+        holder: of the calling code.
+        resource: its name.
         slow_after_s: seconds from written, after which the first token is late; None for never.
-        first_token: called when the first token of a good answer has come.
-        retries: whether the code that waits for the answer repeats what fails, so that an SDK need not.
     """
 
     __slots__ = (
         "_first_s",
-        "_first_token",
+        "_holder",
         "_holding",
         "_is_tunnel",
         "_reader",
-        "_retries",
+        "_resource",
         "_slow_after_s",
         "_status",
         "_timer",
         "_written_at",
     )
 
-    def __init__(
-        self,
-        holding: Holding,
-        slow_after_s: float | None,
-        first_token: Callable[[], object] | None,
-        *,
-        retries: bool,
-    ) -> None:
+    def __init__(self, holding: Holding, holder: Holder, resource: str, slow_after_s: float | None) -> None:
         self._holding = holding
+        self._holder = holder
+        self._resource = resource
         self._slow_after_s = slow_after_s
-        self._first_token = first_token
-        self._retries = retries
         self._timer: Timer | None = None
         self._reader: Reader | None = None
         self._written_at: float | None = None
@@ -94,8 +88,8 @@ class Exchange:
         if self._first_s is None and reader.first and self._written_at is not None:
             self._first_s = self._holding.clock.monotonic() - self._written_at
             self._stop_timer()
-            if self._first_token is not None and self._status < 400:
-                self._first_token()
+            if self._status < 400:
+                self._holder.first_byte(self._resource)
 
     def keep(self) -> None:
         """The calling context reads the answer, and so keeps the permit."""
@@ -104,7 +98,7 @@ class Exchange:
 
     def advice(self) -> str | None:
         """The value of `SHOULD_RETRY` for an error that has been received whole; None to leave it as it is."""
-        return "false" if self._retries or self._verdict().how == "exhausted" else None
+        return "false" if self._holder.retries or self._verdict().how == "exhausted" else None
 
     def ended(self) -> None:
         """The body has ended."""
@@ -136,6 +130,8 @@ class Exchange:
         return reader.verdict(self._holding.clock.time())
 
     def _done(self, verdict: Verdict) -> None:
+        if self._holding.is_over:
+            return
         self._stop_timer()
         usage = None if self._reader is None else self._reader.usage
         tokens = None if usage is None else usage.counted

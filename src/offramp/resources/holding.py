@@ -5,16 +5,18 @@ The same for plain and async code, which differ only in how they wait for `Askin
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 
 import msgspec
 
 from offramp.core.limits.spec import ResourceSpec
 from offramp.ports.clock import Clock
-from offramp.ports.limits import Answer, Done, Granted, Held, Holder, Limits, Refused, Waits, refusal
+from offramp.ports.limits import Answer, Done, Granted, Held, Holder, Refused, Waits, refusal
 
 _kept: ContextVar[tuple[Holding, ...]] = ContextVar("offramp_permits", default=())
 """The permits that this context keeps, and those that are over since. A task inherits those of the one that made it."""
@@ -31,13 +33,11 @@ class Need(NamedTuple):
 class Holding:
     """A permit that was granted, until its call is over. Safe to use from any thread."""
 
-    __slots__ = ("__weakref__", "_clock", "_holder", "_limits", "_unended", "_unwritten", "id")
+    __slots__ = ("_holder", "_unended", "_unwritten", "id")
 
     def __init__(self, permit_id: str, holder: Holder) -> None:
         self.id = permit_id
         self._holder = holder
-        self._limits: Limits = holder.limits
-        self._clock: Clock = holder.clock
         # Emptied by the one that is first: `pop` needs no lock, which a finalizer could not take.
         self._unwritten = [None]
         self._unended = [None]
@@ -45,7 +45,7 @@ class Holding:
     @property
     def clock(self) -> Clock:
         """The injected clock."""
-        return self._clock
+        return self._holder.clock
 
     @property
     def is_over(self) -> bool:
@@ -62,13 +62,13 @@ class Holding:
         """The request has been sent; False if that was known."""
         if self.is_over or not _first(self._unwritten):
             return False
-        self._limits.written(self.id)
+        self._holder.limits.written(self.id)
         return True
 
     def slow(self) -> None:
         """The first token is late."""
         if not self.is_over:
-            self._limits.slow(self.id)
+            self._holder.limits.slow(self.id)
 
     def done(self, done: Done) -> bool:
         """The call is over; False if it was before."""
@@ -76,17 +76,19 @@ class Holding:
             return False
         if done.how == "cancelled":  # maybe because it was late
             done = msgspec.structs.replace(done, how=self._holder.cut)
-        self._limits.done(self.id, done)
+        self._holder.limits.done(self.id, done)
         return True
 
     def withdraw(self) -> None:
         """No call was made."""
         if _first(self._unended):
-            self._limits.withdraw(self.id)
+            self._holder.limits.withdraw(self.id)
 
 
 class Asking:
     """An ask for a permit: the one that the step waited for, if it is enough for this call, or another.
+
+    A context manager around the wait for `answered`, whose ask is given up if the wait is.
 
     Args:
         spec: of the resource.
@@ -94,45 +96,76 @@ class Asking:
         need: what the call needs.
     """
 
-    __slots__ = ("_holder", "_id", "answered")
+    __slots__ = ("_holder", "_id", "_need", "_report", "_spec", "_waiting", "answered")
 
     def __init__(self, spec: ResourceSpec, holder: Holder, need: Need) -> None:
+        self._spec = spec
         self._holder = holder
+        self._need = need
+        self._id = ""
+        self._waiting: AbstractContextManager[Callable[[Waits], object]] | None = None
+        self._report: Callable[[Waits], object] | None = None
         self.answered: Future[Granted | Refused] = Future()
         """Completed on any thread."""
-        held = holder.take(spec.name)
-        if held is not None and _is_enough(held, spec, need):
+
+    def __enter__(self) -> Self:
+        holder, name = self._holder, self._spec.name
+        held = holder.take(name)
+        if held is not None and _is_enough(held, self._spec, self._need):
             self._id = held.id
             self.answered.set_result(Granted(held.tokens))
-            return
+            return self
         if held is not None:
             holder.limits.withdraw(held.id)
-        ask = holder.ask(spec.name)
-        self._id = ask.id
+        asked, need = holder.ask(name), self._need
         kept = (each.id for each in _kept.get() if not each.is_over)
-        holder.limits.ask(
-            msgspec.structs.replace(
-                ask,
-                tokens=need.tokens,
-                tokens_max=need.tokens_max,
-                credential=need.credential,
-                within=tuple(dict.fromkeys((*ask.within, *kept))),
-            ),
-            self._notify,
+        ask = msgspec.structs.replace(
+            asked,
+            tokens=need.tokens,
+            tokens_max=need.tokens_max,
+            credential=need.credential,
+            within=tuple(dict.fromkeys((*asked.within, *kept))),
         )
+        self._id = ask.id
+        self._waiting = holder.waiting(ask, self._over)
+        self._report = self._waiting.__enter__()
+        try:
+            holder.limits.ask(ask, self._notify)
+        except BaseException:
+            self._waiting.__exit__(None, None, None)
+            raise
+        return self
 
     def _notify(self, answer: Answer) -> None:
         if not isinstance(answer, Waits):
-            with contextlib.suppress(InvalidStateError):  # given up: the permit is withdrawn
-                self.answered.set_result(answer)
+            self._answer(answer)
+        elif self._report is not None and not self.answered.done():
+            self._report(answer)
 
-    def give_up(self) -> None:
-        """The calling code waits no longer."""
-        self.answered.cancel()
-        self._holder.limits.withdraw(self._id)
+    def _answer(self, answer: Granted | Refused) -> bool:
+        try:
+            self.answered.set_result(answer)
+        except InvalidStateError:  # given up, or answered meanwhile
+            return False
+        return True
 
-    def holding(self, answer: Granted | Refused) -> Holding:
-        """The permit, kept by the calling context.
+    def _over(self) -> None:
+        """The attempt is over, and its code asks for nothing any more. From any thread."""
+        name = self._spec.name
+        if self._answer(Refused("closed", f"{name}: the step that asks for a permit is over")):
+            self._holder.limits.withdraw(self._id)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._waiting is not None:
+            self._waiting.__exit__(None, None, None)
+        if error is not None:
+            self.answered.cancel()
+            self._holder.limits.withdraw(self._id)
+
+    def holding(self) -> Holding:
+        """The permit, kept by the calling context; once there is an answer.
 
         Raises:
             ResourceBusy: the queue is full.
@@ -140,6 +173,7 @@ class Asking:
             WaitsForItself: it would wait for a permit that the calling code keeps.
             ExceedsLimit: the resource never has as many tokens.
         """
+        answer = self.answered.result()
         if isinstance(answer, Refused):
             raise refusal(answer)
         holding = Holding(self._id, self._holder)

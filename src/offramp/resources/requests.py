@@ -9,7 +9,6 @@ from typing import Any
 from offramp.core.limits.needs import tokens_max
 from offramp.core.limits.spec import ResourceSpec
 from offramp.errors import OfframpError
-from offramp.execution.context import current
 from offramp.ports.limits import Holder
 from offramp.resources.credential import Credentials
 from offramp.resources.exchange import SHOULD_RETRY, Exchange
@@ -43,15 +42,10 @@ class Requests:
 
     def exchange(self, holder: Holder, holding: Holding) -> Exchange:
         """The request has its permit."""
-        ambient: Any = current.get()
         breaker = self.spec.breaker
-        late = (None if breaker is None else breaker.slow_after, getattr(ambient, "slow_after_s", None))
-        return Exchange(
-            holding,
-            min((each for each in late if each is not None), default=None),
-            getattr(ambient, "first_token", None),
-            retries=holder.retries,
-        )
+        late = (None if breaker is None else breaker.slow_after, holder.slow_after)
+        slow_after_s = min((each for each in late if each is not None), default=None)
+        return Exchange(holding, holder, self.spec.name, slow_after_s)
 
 
 @contextlib.contextmanager

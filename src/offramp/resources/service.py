@@ -6,7 +6,8 @@ Knows the limits of the processes' services while they run; where none does, not
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 from offramp.core.run import first_id
@@ -15,7 +16,7 @@ from offramp.errors import BodyNotRepeatable
 from offramp.execution.body import Body
 from offramp.execution.context import current
 from offramp.ports.clock import Clock
-from offramp.ports.limits import Ask, Held, Holder, How, Limits
+from offramp.ports.limits import Ask, Held, Holder, How, Limits, Waits
 
 
 class Outside(Holder):
@@ -51,8 +52,13 @@ class Outside(Holder):
 
     @property
     def cut(self) -> How:
-        """`cancelled`: nothing here is bounded."""
+        """Cancelled, by the code itself."""
         return "cancelled"
+
+    @property
+    def slow_after(self) -> float | None:
+        """None: only steps have one."""
+        return None
 
     def take(self, resource: str) -> Held | None:
         """None: no step has waited for a permit."""
@@ -64,6 +70,17 @@ class Outside(Holder):
         permit_id = f"{first_id(self._clock.time())}:{next(self._numbers):012d}:{self._own}"
         return Ask(id=permit_id, resource=resource, sla=DEFAULT_CLASS.name, priority=self._priority)
 
+    def waiting(self, ask: Ask, give_up: Callable[[], object]) -> AbstractContextManager[Callable[[Waits], object]]:
+        """Nothing shows such waits, nor ends them."""
+        return nullcontext(_ignore)
+
+    def first_byte(self, resource: str) -> None:
+        """Nothing waits for it."""
+
+
+def _ignore(_waits: Waits) -> None:
+    pass
+
 
 class Service:
     """The limits that processes of an app run with, as its resources know them."""
@@ -72,13 +89,22 @@ class Service:
         self._classes = classes
         self._running: tuple[Outside, ...] = ()
 
-    def begin(self, limits: Limits, clock: Clock) -> None:
-        """The app is served in this process, with these limits. A later service goes before an earlier one."""
-        self._running = (*self._running, Outside(limits, clock, self._classes[DEFAULT_CLASS.name].priority))
+    def begin(self, limits: Limits | None, clock: Clock) -> ExitStack:
+        """The app is served in this process, with these limits, until what this returns is closed.
 
-    def end(self, limits: Limits) -> None:
-        """The app is no longer served with these limits."""
-        self._running = tuple(each for each in self._running if each.limits is not limits)
+        Args:
+            limits: None where there are none. Those of a later service go before those of an earlier one.
+            clock: its clock.
+        """
+        end = ExitStack()
+        if limits is not None:
+            serving = Outside(limits, clock, self._classes[DEFAULT_CLASS.name].priority)
+            self._running = (*self._running, serving)
+            end.callback(self._end, serving)
+        return end
+
+    def _end(self, serving: Outside) -> None:
+        self._running = tuple(each for each in self._running if each is not serving)
 
     def holder(self, resource: str) -> Holder | None:
         """What the calling code asks for permits with; None where nothing is limited.

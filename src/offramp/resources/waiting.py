@@ -27,13 +27,9 @@ def acquire(spec: ResourceSpec, holder: Holder, need: Need) -> Holding:
             "waits for a permit: use async_http_client() or 'async with', or move the code to a step declared with a "
             "plain 'def', which runs in a thread"
         )
-    asking = Asking(spec, holder, need)
-    try:
-        answer = asking.answered.result()
-    except BaseException:
-        asking.give_up()
-        raise
-    return asking.holding(answer)
+    with Asking(spec, holder, need) as asking:
+        asking.answered.result()
+    return asking.holding()
 
 
 async def acquire_async(spec: ResourceSpec, holder: Holder, need: Need) -> Holding:
@@ -42,11 +38,7 @@ async def acquire_async(spec: ResourceSpec, holder: Holder, need: Need) -> Holdi
     Raises:
         OfframpError: it is refused; see `Asking.holding`.
     """
-    asking = Asking(spec, holder, need)
-    if not asking.answered.done():
-        try:
+    with Asking(spec, holder, need) as asking:
+        if not asking.answered.done():
             await asyncio.wrap_future(asking.answered)
-        except BaseException:
-            asking.give_up()
-            raise
-    return asking.holding(asking.answered.result())
+    return asking.holding()
