@@ -15,8 +15,8 @@ from offramp.execution.holding import IDLE_S_MAX
 from offramp.execution.lending import Loan
 from offramp.ports.limits import Held
 from offramp.testing import FakeClock
-from tests.execution.test_permits import opened
 from tests.permits import Toy, uses
+from tests.permitted import opened
 from tests.support import Signal, eventually, failure_of, log_of, of, reach, result_of
 
 app = App("lent")

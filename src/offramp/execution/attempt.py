@@ -152,6 +152,7 @@ class Attempt:
         "place",
         "queues",
         "releases",
+        "reported",
         "scope",
         "target",
         "trace",
@@ -191,6 +192,8 @@ class Attempt:
         """Whether it has been admitted."""
         self.releases: list[Callable[[], object]] = []
         """Callbacks that each release one of its admissions."""
+        self.reported = 0
+        """How many events its waits before it began have made, in this process."""
         self.held: OwnHolder | None = None
         """Its holder, once it was asked for."""
 
@@ -217,7 +220,7 @@ class Attempt:
     def anew(self) -> Attempt:
         """A copy of this attempt, not begun."""
         made = Attempt(self.scope, self.call, self.number, self.trace)
-        made.earlier = self.earlier
+        made.earlier, made.reported = self.earlier, self.reported
         return made
 
     def release(self) -> None:

@@ -160,6 +160,7 @@ class _Says:
         elif what.answer is None:
             report = self._reports.pop(what.resource, None)
             if report is not None:
+                report.put_off()
                 report.end()
         else:
             report = self._reports.get(what.resource)

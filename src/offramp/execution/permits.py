@@ -134,6 +134,9 @@ class _Asking:
         if isinstance(answer, Waits):
             self._waits(answer)
             return
+        if isinstance(answer, Refused) and answer.why == "open":
+            self._has_waited = True
+            self._says(Wait(self._ask.resource, Waits("breaker", 0, answer.retry_after_s)))
         self._answer = answer
         if future is not None:
             future.set_result(None)

@@ -99,6 +99,12 @@ class Report:
         if expected_s is not None and scope.facts.path == "fast" and expected_s > scope.facts.remaining():
             scope.foretell(scope.clock.time() + expected_s, lambda: not self._is_over)
 
+    def put_off(self) -> None:
+        """The wait is over in this process; one for a breaker lasts until its next try, and is reported now."""
+        last = self._last
+        if last is not None and last.reason == "breaker" and (last.expected_s or 0.0) >= SAID_AFTER_S:
+            self._say()
+
     def _say(self) -> None:
         attempt, last = self._attempt, self._last
         scope = attempt.scope
@@ -106,6 +112,10 @@ class Report:
             return
         if scope.gate.state in OVER or not (attempt.live if self._in_flight else scope.gate.is_open):
             return
+        if not self._in_flight:
+            if attempt.reported >= SAID_TIMES_MAX * max(1, len(attempt.call.policy.uses)):
+                return
+            attempt.reported += 1
         self._reported = last.reason
         self._times += 1
         expected_ms = None if last.expected_s is None else round(last.expected_s * 1000, 3)
