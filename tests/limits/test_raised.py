@@ -185,8 +185,8 @@ def test_an_answer_that_breaks_off(call):
         ("ThrottlingException", 400, Verdict("throttled", "400 ThrottlingException", 4.0)),
         ("ServiceUnavailableException", 503, Verdict("failed", "503", 4.0)),
         ("ModelTimeoutException", 408, Verdict("failed", "408", 4.0)),
-        ("ValidationException", 400, Verdict("ok", "400 ValidationException", 4.0)),
-        ("AccessDeniedException", 403, Verdict("ok", "403 AccessDeniedException", 4.0)),
+        ("ValidationException", 400, Verdict("ok", "400 ValidationException")),
+        ("AccessDeniedException", 403, Verdict("ok", "403 AccessDeniedException")),
     ],
 )
 def test_codes_of_aws(code, status, wanted):

@@ -21,6 +21,7 @@ from offramp.core.limits.breaker import (
     RECENT_TIMES,
     BreakerMemory,
     Breakers,
+    seconds_in_words,
 )
 from offramp.core.limits.spec import Breaker
 
@@ -262,6 +263,7 @@ def test_a_credential_has_a_breaker_of_its_own():
     assert shut(breakers, 0.0, "fine") is None
     level = breakers.level(0.0)
     assert (level.state, level.counts, level.next_try_s) == ("open", {"failed": 10}, 10.0), "the worst is shown"
+    assert breakers.level(3.0).next_try_s == 7.0
     assert breakers.level(10.0).state == "half-open"
 
 
@@ -306,6 +308,7 @@ def test_the_sentence_says_how_many_why_and_when():
     assert sentence(opened(rules=Breaker(min_calls=1, open_for=600)), 0.0) == (
         "openai: 1 of the last 1 calls failed (1 x 503); next try in 10 min"
     )
+    assert [seconds_in_words(each) for each in (0.0, 118.2, 119.5, 121.0)] == ["1 s", "119 s", "2 min", "3 min"]
     assert Breakers("openai", RULES).refusal(0.0, "") == ("openai: calls may be made", 0.0)
 
 

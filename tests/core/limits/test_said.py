@@ -39,6 +39,7 @@ QUOTA = body(
     message="You exceeded your current quota", type="insufficient_quota", param=None, code="insufficient_quota"
 )
 RATE = body(message="Rate limit reached. Please try again in 1.2s. Visit", type="tokens", code="rate_limit_exceeded")
+GEMINI = b'[{"error": {"code": 429, "message": "Please retry in 34.5s.", "status": "RESOURCE_EXHAUSTED"}}]'
 OVERLOADED = json.dumps({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}).encode()
 SPENT = json.dumps(
     {
@@ -63,6 +64,7 @@ SPENT = json.dumps(
         (429, b"", Verdict("throttled", "429")),
         (429, RATE, Verdict("throttled", "429 rate_limit_exceeded", 1.2)),
         (429, body(message="Try again in 1m2s", code=429), Verdict("throttled", "429", 62.0)),
+        (429, GEMINI, Verdict("throttled", "429 RESOURCE_EXHAUSTED", 34.5)),
         (429, QUOTA, Verdict("exhausted", "429 insufficient_quota", EXHAUSTED_S)),
         (
             429,
@@ -103,6 +105,12 @@ def test_the_wait_asked_for_blocks_and_the_latest_deadline_wins():
     assert verdict(429, QUOTA, retry_after="90").blocked_s == 90.0
     assert verdict(200, x_ratelimit_remaining="0", x_ratelimit_reset="20") == Verdict("ok", blocked_s=20.0)
     assert verdict(200, retry_after="20").blocked_s is None, "no refusal: it is about something else"
+
+
+def test_an_answer_to_one_request_blocks_no_other():
+    assert verdict(409, retry_after="3").blocked_s is None
+    assert verdict(404, retry_after="3").blocked_s is None
+    assert verdict(400, retry_after="3", x_ratelimit_remaining="0", x_ratelimit_reset="20").blocked_s == 20.0
 
 
 def test_no_provider_blocks_longer_than_an_hour():

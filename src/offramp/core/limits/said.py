@@ -18,7 +18,7 @@ BODY_BYTES_MAX = 65_536
 """A longer body of an error is not read."""
 CODE_CHARS_MAX = 60
 MESSAGE_CHARS_MAX = 2_000
-"""So much of a message is searched for `try again in 1.2s`."""
+"""So much of a message is searched for `try again in 1.2s` or `retry in 1.2s`."""
 EXHAUSTED_S = 60.0
 """How long a provider is not called that refuses all calls until its bill is paid, or a limit of money raised."""
 BLOCKED_S_MAX = 3_600.0
@@ -59,7 +59,7 @@ FINAL_STATUSES = frozenset({400, 401, 403, 404, 422})
 """Statuses of a request that fails the same way however often it is sent."""
 
 _KEYS = ("code", "Code", "type", "status", "__type", "error_code")
-_AGAIN = re.compile(r"try again in ([0-9][0-9.a-z]{0,40})", re.IGNORECASE)
+_AGAIN = re.compile(r"(?:try again|retry) in ([0-9][0-9.a-z]{0,40})", re.IGNORECASE)
 _CODE = re.compile(r"[A-Za-z][\w.-]*")
 
 
@@ -114,7 +114,7 @@ def judged(answer: Answer, now: float) -> Verdict | None:
     if status == 429 or lowered & THROTTLED:
         return Verdict("throttled", _named(answer.status, codes), wait)
     if lowered & REFUSED if status < 400 else status < 500 and status != 408 and not lowered & TRANSIENT:
-        return Verdict("ok", _named(answer.status, codes), wait)
+        return Verdict("ok", _named(answer.status, codes), _bounded(reset_s(headers, now)))  # of others it says nothing
     is_event = (answer.status or 200) < 400
     return Verdict("failed", _named(None, codes) if is_event else str(status), wait)
 
@@ -172,7 +172,8 @@ def is_error(body: Any, status: int | None) -> bool:
 
 
 def _again_s(body: Any) -> float | None:
-    """The wait in `Please try again in 1.2s`, as OpenAI and others write it."""
+    """The wait in `Please try again in 1.2s`, as OpenAI writes it, or `Please retry in 1.2s`, as Gemini does."""
+    body = body[0] if isinstance(body, (list, tuple)) and body else body
     if not isinstance(body, Mapping):
         return None
     error = body.get("error")
