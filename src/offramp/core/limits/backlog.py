@@ -117,10 +117,11 @@ class Backlog:
         """The highest priority of what waits, less than any if nothing does, and its class."""
         return max(self._counts, default=(-math.inf, ""))
 
-    def first(self, overdue: Collection[str]) -> Waiting | None:
-        """What goes next."""
+    def first(self, overdue: Collection[str]) -> Waiting:
+        """What goes next; something waits."""
         waiter = self._first.peek() if self._first_count else self._rest.peek(overdue)
-        return None if waiter is None else self.entries[waiter.id]
+        assert waiter is not None  # noqa: S101 - for the types: something waits
+        return self.entries[waiter.id]
 
     def take(self, entry: Waiting, overdue: Collection[str]) -> None:
         """What goes next, as `first` says, is granted."""

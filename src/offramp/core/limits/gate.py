@@ -20,7 +20,7 @@ from offramp.core.limits.capacity import (
     Part,
 )
 from offramp.core.limits.learned import Tokens
-from offramp.core.limits.messages import Ask, Done, Level, Refusal, Refused, WaitingClass, Waits, WindowLevel
+from offramp.core.limits.messages import Ask, Done, Level, Reason, Refusal, Refused, WaitingClass, Waits, WindowLevel
 from offramp.core.limits.notation import say
 from offramp.core.limits.spec import ResourceSpec
 from offramp.core.order import longest_wait_s
@@ -112,12 +112,13 @@ class Gate:
         waits = entry.ask.id in self.waits.entries
         if not waits:
             self.waits.add(entry)
-        expected = self.foretell(now, entry).expected_s
+        foretold = self.foretell(now, entry)
+        expected = foretold.expected_s
         self.waits.remove(entry)
         count = len(self.waits)
         if waits:
             self.waits.add(entry)
-        about = "" if expected is None else f", about {expected:.0f} s{self._at()}"
+        about = "" if expected is None else f", about {expected:.0f} s{self._at(foretold.reason)}"
         wait = f"{count} {'call waits' if count == 1 else 'calls wait'}{about}"
         return Refused(
             "busy", f"{self.spec.name}: {wait}; {because}", expected if retry_after_s is None else retry_after_s
@@ -153,12 +154,15 @@ class Gate:
             self.due = self.capacity.blocked_until
             return []
         self.capacity.pass_to(now)
-        if self.capacity.lacks(0) is not None:  # not even the first of all may go
-            self.due = self.capacity.free_at(now, 0)
-            return []
         found: list[tuple[Waiting, Permit | Refused]] = []
-        late = self.waits.overdue(now)
-        while (entry := self.waits.first(late)) is not None:
+        late: set[str] | None = None
+        while self.waits.entries:
+            if self.capacity.lacks(0) is not None:  # nothing may go, whatever is next
+                self.due = self.capacity.free_at(now, 0)
+                break
+            if late is None:
+                late = self.waits.overdue(now)
+            entry = self.waits.first(late)
             part = self._part(entry, late)
             if self.capacity.lacks(entry.tokens, part) is not None:
                 self._wake(now, entry, part)
@@ -171,7 +175,7 @@ class Gate:
             self.waits.take(entry, late)
             found.append((entry, self.begin(now, entry)))
             if entry.waiter.sla in late:
-                late = self.waits.overdue(now)
+                late = None
         return found
 
     def begin(self, now: float, entry: Waiting) -> Permit:
@@ -303,10 +307,14 @@ class Gate:
             tokens=self._used,
         )
 
-    def _at(self) -> str:
-        """The limit that a wait is mostly for, for people."""
-        rates = self.spec.rates
-        return f" at {say(min(rates, key=lambda rate: rate.limit / rate.seconds))}" if rates else ""
+    def _at(self, reason: Reason) -> str:
+        """The limit that a wait is for, as people know it."""
+        spec = self.spec
+        rates = {"rate": spec.rates, "tokens": spec.tokens}.get(reason)
+        if rates:
+            slowest = say(min(rates, key=lambda rate: rate.limit / rate.seconds))
+            return f" at {slowest}" + (" tokens" if reason == "tokens" else "")
+        return f" at {spec.concurrency} at once" if reason == "concurrency" else ""
 
 
 AFTER_S = 1e-6
