@@ -78,6 +78,8 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.labels:LABEL_LENGTH_MAX", "", "characters of a step's label; the rest is cut off"),
             ("core.retry:RETRY_ATTEMPTS_MAX", "", "attempts of a `Retry`"),
             ("core.failover:TARGETS_MAX", "", "steps of a failover"),
+            ("execution.admission:AGAIN_S", "s", "before a failover asks again that an engine lets wait no longer"),
+            ("execution.admission:AGAIN_S_MIN", "s", "the least time before a failover asks a step's resource again"),
             ("core.failover:DEEP_WAIT_S", "s", "that a deep run waits for a permit before it also asks for another's"),
             ("core.models:ADAPTERS_MAX", "", "annotations whose pydantic adapter is cached; others are rebuilt"),
             ("core.planner:CLASSES_MAX", "", "classes of objects below `Any` that a process caches"),

@@ -141,6 +141,7 @@ class Attempt:
         "cleans_up",
         "earlier",
         "first",
+        "foretells",
         "held",
         "is_admitted",
         "key",
@@ -184,6 +185,8 @@ class Attempt:
         """What watches for its first token, if its step expects anything of that."""
         self.limit: asyncio.Timeout | None = None
         """What bounds its code, if anything does."""
+        self.foretells = True
+        """Whether its waits foretell when the run can continue: not if a failover asks several targets at once."""
         self.queues = True
         """Whether its requests may wait for permits."""
         self.patience_s: float | None = None
@@ -243,7 +246,7 @@ class Attempt:
             call.key,
             self.number,
             self.earlier,
-            None,
+            self.target,
             call.policy.uses,
             facts.sla,
             facts.tenant,

@@ -1,6 +1,6 @@
-"""A failover while it executes: admits an attempt to the first of its targets that can take it.
+"""A failover's part in the making of an attempt: whether another target follows a failed one.
 
-`core/failover.py` decides; `execution/making.py` makes the attempt.
+`core/failover.py` decides; `execution/admission.py` chooses the target of an attempt before it begins.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from offramp.core.attempts import FailedAttempt
-from offramp.core.failover import NO_OTHER_HELPS, follows, left, notes_of, reason_of
+from offramp.core.failover import NO_OTHER_HELPS, follows, notes_of, reason_of
 from offramp.core.failure import failure_of
 
 if TYPE_CHECKING:
@@ -20,23 +20,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("offramp")
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
-
-
-def aim(attempt: Attempt, place: int, *, is_last: bool) -> None:
-    """Make this attempt one of the target at this place."""
-    targets = attempt.call.targets
-    if targets is None:
-        raise AssertionError("no failover")
-    attempt.call = targets.call(place, is_last=is_last)
-    attempt.target = attempt.call.target
-
-
-def aim_at_first(attempt: Attempt) -> None:
-    """Make this attempt one of the first target that has not failed."""
-    targets = attempt.call.targets
-    if targets is not None:
-        places = left(targets.names, attempt.earlier) or [len(targets.names) - 1]
-        aim(attempt, places[0], is_last=len(places) == 1)
 
 
 def fails_over(attempt: Attempt, error: Exception) -> bool:

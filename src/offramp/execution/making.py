@@ -32,9 +32,10 @@ from offramp.errors import (
     StepTimeout,
     WaitsForItself,
 )
+from offramp.execution.admission import admit
 from offramp.execution.attempt import Attempt
 from offramp.execution.endings import ExecutionOver, aborted, is_cancellation
-from offramp.execution.failover import aim_at_first, fails_over
+from offramp.execution.failover import fails_over
 from offramp.execution.holding import Idle
 from offramp.execution.reports import Report
 from offramp.execution.values import as_it_is
@@ -43,6 +44,7 @@ from offramp.ports.seams import Postpone, Wait
 if TYPE_CHECKING:
     from offramp.core.call import Call
     from offramp.execution.attempt import Executing, Lanes
+    from offramp.ports.limits import Waits
     from offramp.ports.seams import Around, Asked, Before, Code, Seams
 
 ASK_AGAIN_S = 1.0
@@ -97,12 +99,13 @@ async def make(attempt: Attempt, lanes: Lanes, seams: Seams, refusal: BaseExcept
 async def _admitted(attempt: Attempt, lanes: Lanes, seams: Seams) -> AttemptOutcome:
     """Make the attempt once it is admitted; until then it is not in flight."""
     attempt.is_admitted, refusal = True, None
-    aim_at_first(attempt)
     try:
-        if seams.before:
-            await _pass(attempt, seams.before)
+        if attempt.call.targets is not None:
+            await admit(attempt, functools.partial(_pass, seams.before) if seams.before else None)
+        elif seams.before:
+            await _pass(seams.before, attempt)
         if attempt.call.policy.lane == "thread" and await _wait_for_thread(attempt, lanes):
-            await _pass(attempt, seams.before[-1:])
+            await _pass(seams.before[-1:], attempt)
     except Postpone as postponed:
         attempt.release()
         return Postponed(postponed.until)
@@ -117,9 +120,11 @@ async def _admitted(attempt: Attempt, lanes: Lanes, seams: Seams) -> AttemptOutc
         attempt.release()
 
 
-async def _pass(attempt: Attempt, before: Sequence[Before]) -> None:
-    """Wait for each admission, for as long as the engine lets the attempt wait."""
-    scope, asked, says = attempt.scope, attempt.asked(), _Says(attempt)
+async def _pass(
+    before: Sequence[Before], attempt: Attempt, hears: Callable[[Waits], object] = lambda _answer: None
+) -> None:
+    """Wait for each admission, for as long as the engine lets the attempt wait; `hears` of the limits' answers."""
+    scope, asked, says = attempt.scope, attempt.asked(), _Says(attempt, hears)
     attempt.waits()
     since = scope.clock.monotonic()
     try:
@@ -136,18 +141,19 @@ async def _pass(attempt: Attempt, before: Sequence[Before]) -> None:
     except CircuitOpen as refused:
         if refused.retry_after is None:
             raise
-        raise Postpone(scope.clock.time() + refused.retry_after) from None  # an open breaker uses up no attempt
+        raise Postpone(scope.clock.time() + refused.retry_after) from refused  # an open breaker uses up no attempt
     if says.has_spoken:
         scope.report_wait(asked.step, None)
-    if attempt.trace is not None:
+    if attempt.trace is not None and attempt.foretells:
         attempt.trace.queued(scope.clock.monotonic() - since)
 
 
 class _Says:
     """Passes on what an attempt waits for before it begins."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, hears: Callable[[Waits], object]) -> None:
         self._attempt = attempt
+        self._hears = hears
         self._reports: dict[str, Report] = {}
         self.has_spoken = False
         self.at_wait: Callable[[], object] = lambda: None
@@ -168,6 +174,7 @@ class _Says:
                 report = self._reports[what.resource] = Report(self._attempt, what.resource, in_flight=False)
                 self.at_wait()
             report.take(what.answer)
+            self._hears(what.answer)
 
 
 async def _wait_for_thread(attempt: Attempt, lanes: Lanes) -> bool:

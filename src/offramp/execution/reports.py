@@ -96,6 +96,8 @@ class Report:
     def _foretell(self, answer: Waits) -> None:
         """Have the run leave the fast path now, if this wait alone takes longer than the rest of its budget."""
         scope, expected_s = self._attempt.scope, answer.expected_s
+        if not self._attempt.foretells:
+            return
         if expected_s is not None and scope.facts.path == "fast" and expected_s > scope.facts.remaining():
             scope.foretell(scope.clock.time() + expected_s, lambda: not self._is_over)
 

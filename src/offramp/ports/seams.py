@@ -30,7 +30,8 @@ class Asked(msgspec.Struct, frozen=True):
         key: the step's in the journal; the same for every attempt of one call.
         number: of the attempt, from 1; an interruption does not count.
         earlier: the attempts of the call that failed, in any process.
-        target: what the code is to use, chosen by an outer `Around`; None for its default.
+        target: what the code is to use, chosen by an outer `Around`, or in a failover the step that is asked or
+            called; None for its default.
         uses: the resources whose permits it has before it begins, in their one order.
         sla: the class of the run.
         tenant: of the run.
