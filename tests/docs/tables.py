@@ -344,6 +344,12 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.limits.learned:SAMPLES_MAX", "", "calls of a step from which its tokens are learned"),
             ("core.limits.learned:QUANTILE", "", "of the calls of a step need no more than is reserved"),
             ("core.limits.capacity:SCALE_MIN", "", "of its limits that refusals leave a resource at least"),
+            (
+                "core.limits.capacity:PACED_FROM",
+                "",
+                "of a window's part of lower classes; they use the rest at an even pace",
+            ),
+            ("core.limits.capacity:PACE", "", "seconds of a window that has a pace, and parts of it"),
             ("core.limits.capacity:SCALE_CUT", "", "of its limits that one refusal leaves a resource"),
             ("core.limits.capacity:SCALE_GAIN", "", "calls by which a success widens the limits again"),
             ("core.limits.capacity:BLOCKED_DEFAULT_S", "s", "without calls after a 429 that names no time"),

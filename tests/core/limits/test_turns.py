@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from offramp.core.limits.capacity import PACE, PACED_FROM
 from offramp.core.limits.messages import Granted, WaitingClass, Waits
 from offramp.core.order import longest_wait_s
 from offramp.core.sla import SLA
@@ -65,7 +66,7 @@ def test_nothing_waits_longer_than_the_formula(share, queue_limit, rate, reserve
 
 
 def test_what_waits_behind_nothing_higher_takes_all_but_the_reserve():
-    w = World([resource(rate="100/min", reserve=0.2)], CLASSES)
+    w = World([resource(rate="100/10s", reserve=0.2)], CLASSES)
     assert len([n for n in range(50) if isinstance(w.answers[w.ask("a", n, "r")], Granted)]) == 50
     w.ask("b", 100, "r", sla="high")
     granted = [n for n in range(200, 260) if isinstance(w.answers[w.ask("a", n, "r")], Granted)]
@@ -75,8 +76,33 @@ def test_what_waits_behind_nothing_higher_takes_all_but_the_reserve():
     ]
 
 
+def test_a_lower_class_takes_a_part_of_a_long_window_at_once_and_the_rest_at_an_even_pace():
+    w = World([resource(rate="1000/min", reserve=0.2)], CLASSES)
+    w.end(w.ask("b", 0, "r", sla="high"), how="unused")
+    names = [w.ask("a", n, "r") for n in range(1, 1001)]
+
+    def granted():
+        return sum(isinstance(w.answers[name], Granted) for name in names)
+
+    def write():
+        for name in set(names) & set(w.held):
+            w.write(name)
+
+    at_once = round(800 * PACED_FROM)
+    assert granted() == at_once
+    write()
+    by_second = []
+    for _ in range(57):
+        w.passes(1)
+        write()
+        by_second.append(granted())
+    assert all(later - earlier <= 800 / PACE for earlier, later in zip(by_second, by_second[3:], strict=False))
+    assert granted() == 800, "all that it may"
+    assert isinstance(w.answers[w.ask("b", 2000, "r", sla="high")], Granted)
+
+
 def test_the_reserve_is_kept_of_every_limit():
-    for limits, lower in [({"concurrency": 10}, 8), ({"tokens": "1k/min"}, 8), ({"rate": ("10/s", "20/min")}, 8)]:
+    for limits, lower in [({"concurrency": 10}, 8), ({"tokens": "1k/min"}, 8), ({"rate": ("10/s", "20/10s")}, 8)]:
         w = World([resource(reserve=0.2, **limits)], CLASSES)
         first = w.ask("b", 0, "r", sla="high", tokens=100)
         w.end(first, how="unused")

@@ -6,12 +6,14 @@ Pure. It knows calls, no order: `gate.py` decides whose turn it is.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from offramp.core.limits.learned import Mean
 from offramp.core.limits.messages import Reason
 from offramp.core.limits.spec import ResourceSpec
 from offramp.core.limits.windows import MARGIN_S, Windows
+from offramp.core.rates import Rate
 
 SCALE_MIN = 0.05
 """What refusals leave of the limits at least; each limit stays 1 or more."""
@@ -26,11 +28,26 @@ EXHAUSTED_S = 60.0
 BLOCKED_S_MAX = 3_600.0
 """The longest time for which a provider's word stops calls."""
 
+PACE = 20
+PACED_FROM = 0.25
+"""Once lower classes have filled this part of what they may use of a window, they use the rest at an even pace: in the
+time of one of so many parts of the window, one part of what they may. What is used all at once also comes free all at
+once, and a burst of a higher class would have to wait for that. Windows of fewer seconds are too short for it.
+"""
+
 Part = Literal[0, 1, 2]
 """Which part of the limits a call may fill: all; what a lower class may; that and its share of the rest."""
 ALL: Part = 0
 LOWER: Part = 1
 OVERDUE: Part = 2
+
+
+class _Pace(NamedTuple):
+    """Of a window, by its place: from how many calls in it on, how many in the time of a part."""
+
+    window: int
+    filled: int
+    limit: int
 
 
 class _Limits(NamedTuple):
@@ -39,6 +56,7 @@ class _Limits(NamedTuple):
     concurrency: float
     calls: tuple[int, ...]
     tokens: tuple[int, ...]
+    pace: tuple[_Pace, ...]
 
 
 class Load(NamedTuple):
@@ -60,6 +78,8 @@ class Capacity:
     def __init__(self, spec: ResourceSpec, margin_s: float = MARGIN_S) -> None:
         self.spec = spec
         self.calls, self.tokens = Windows(spec.rates, margin_s), Windows(spec.tokens, margin_s)
+        self.pace = Windows(_paced(spec.rates), 0.0)
+        """What was granted, and when."""
         self.in_use = 0
         self.scale = 1.0
         self.blocked_until = -math.inf
@@ -77,17 +97,24 @@ class Capacity:
         """Count what still counts at this time."""
         self.calls.pass_to(now)
         self.tokens.pass_to(now)
+        self.pace.pass_to(now)
 
     def lacks(self, tokens: int, part: Part = ALL) -> Reason | None:
         """What keeps a call from being made now, as of the last `pass_to`; None if nothing does."""
         limits = self._limits[part]
         if self.in_use >= limits.concurrency:
             return "concurrency"
-        if not self.calls.fits(1, limits.calls):
+        if not self.calls.fits(1, limits.calls) or (limits.pace and self._outpaces(limits.pace)):
             return "rate"
         if not self.tokens.fits(tokens, limits.tokens):
             return "tokens"
         return None
+
+    def _outpaces(self, pace: Sequence[_Pace]) -> bool:
+        return any(
+            self.calls.used(window) >= filled and self.pace.used(number) >= limit
+            for number, (window, filled, limit) in enumerate(pace)
+        )
 
     def fits_beside(self, load: Load, tokens: int) -> bool:
         """Whether a call could be made if all ended that ends by itself, and only this load stayed."""
@@ -141,9 +168,10 @@ class Capacity:
 
     # What happens.
 
-    def begins(self, tokens: int) -> None:
+    def begins(self, now: float, tokens: int) -> None:
         """A permit is granted."""
         self.in_use += 1
+        self.pace.note(now, 1, 0)
         self.calls.open += 1
         if self.spec.tokens:
             self.tokens.open += tokens
@@ -195,6 +223,7 @@ class Capacity:
             new.recall(now, old.entries(now))
             new.open = old.open
         self.spec, self.calls, self.tokens = spec, calls, tokens
+        self.pace = Windows(_paced(spec.rates), 0.0)
         self._limits = self._scaled()
 
     def _full_calls(self) -> float:
@@ -209,6 +238,9 @@ class Capacity:
         found: list[tuple[float, Reason]] = [
             (self.calls.free_at(window, now, ahead + 1, limit), "rate") for window, limit in enumerate(limits.calls)
         ]
+        for number, (window, filled, limit) in enumerate(limits.pace):
+            slow = self.pace.free_at(number, now, ahead + 1, limit)
+            found.append((min(slow, self.calls.free_at(window, now, ahead + 1, filled)), "rate"))
         need = ahead * (self.amount.value or 0.0) + tokens
         for window, limit in enumerate(limits.tokens):
             found.append((self.tokens.free_at(window, now, need, limit), "tokens"))
@@ -227,4 +259,18 @@ class Capacity:
             concurrency,
             tuple(limit(rate.limit) for rate in self.spec.rates),
             tuple(limit(rate.limit) for rate in self.spec.tokens),
+            () if part == 1.0 else tuple(_pace(window, limit(rate.limit)) for window, rate in _long(self.spec.rates)),
         )
+
+
+def _pace(window: int, limit: int) -> _Pace:
+    return _Pace(window, max(1, math.floor(limit * PACED_FROM)), math.ceil(limit / PACE))
+
+
+def _long(rates: Sequence[Rate]) -> list[tuple[int, Rate]]:
+    """The windows that lower classes use at an even pace, and their places."""
+    return [(window, rate) for window, rate in enumerate(rates) if rate.seconds >= PACE]
+
+
+def _paced(rates: Sequence[Rate]) -> tuple[Rate, ...]:
+    return tuple(Rate(rate.limit, math.ceil(rate.seconds / PACE)) for _, rate in _long(rates))

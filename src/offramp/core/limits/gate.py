@@ -180,7 +180,7 @@ class Gate:
 
     def begin(self, now: float, entry: Waiting) -> Permit:
         """Grant: the call counts from now on."""
-        self.capacity.begins(entry.tokens)
+        self.capacity.begins(now, entry.tokens)
         priority = entry.waiter.priority
         if self.highest is None or priority > self.highest:
             self.highest, self.rose = priority, True

@@ -39,7 +39,7 @@ def restore(book: Book, now: float, client: str, memory: Memory) -> list[Tell]:
             continue
         permit = Permit(book.entry(now - each.granted_ago_s, client, each.ask, each.tokens), now, probe=False)
         permit.granted_at = now - each.granted_ago_s
-        gate.capacity.begins(each.tokens)
+        gate.capacity.begins(now, each.tokens)
         if each.written_ago_s is not None:
             permit.written_at = now - each.written_ago_s
             gate.capacity.calls.open -= 1  # it is among the calls below
