@@ -73,6 +73,19 @@ def test_text_is_shown_by_the_line_and_flushed_when_its_step_ends():
     assert story.step("completed", duration_ms=1.0).texts()[-2:] == ["write | rest", "write in 1 ms"]
 
 
+def test_a_wait_for_a_permit_is_told():
+    wait = {"resource": "openai", "reason": "rate", "ahead": 12, "expected_ms": 3200.0}
+    story = Story().accepted().step("waiting", 0.3, **wait).step("started", 3.5)
+    story.step("waiting", 4.0, resource="openai", reason="breaker", ahead=0, expected_ms=None)
+    view, lines = story.shown_by()
+    assert [line.text for line in lines[1:]] == [
+        "write waits for openai (rate, 12 ahead, about 3.2 s)",
+        "write",
+        "write waits for openai (breaker)",
+    ]
+    assert [step.data for step in view.running.values()] == ["waits for openai"]
+
+
 def test_deltas_of_a_lost_attempt_are_void():
     story = Story().accepted().step("started").step("delta", delta="half a li")
     story.step("retrying", error={"message": "boom"}, delay_ms=200.0).step("started", attempt=2)

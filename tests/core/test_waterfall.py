@@ -98,6 +98,47 @@ def test_a_retry_is_a_failed_attempt_a_delay_and_another_attempt():
     assert shares(log.seen()) == [0.2, 0.4, 0.0, 0.0]
 
 
+def waits_for(log, at, reason="rate", key="write"):
+    return log.then(at, "step.waiting", step=key.partition(":")[0], key=key, resource="openai", reason=reason)
+
+
+def test_a_step_waits_for_its_permit_before_it_begins():
+    log = waits_for(waits_for(Log(), 0.5), 0.9, "tokens").executed(1.0, 1.4)
+    assert log.spans(1, now=0.0)[0][0] == "permit"
+    ended(log, 1.4)
+    assert log.spans(1) == [("permit", 0.25, 1.0, False), ("attempt", 1.0, 1.4, False)]
+    row = log.seen().rows[1]
+    assert (row.name, row.status, row.attempts) == ("write", "completed", 1)
+    assert path_of(log.seen()) == [("own", 0.0, 0.25), ("write", 0.25, 1.0), ("write", 1.0, 1.4)]
+    assert shares(log.seen()) == [0.4, 0.75, 0.0, 0.25]
+
+
+def test_a_step_that_still_waits_for_its_permit_is_waiting():
+    log = waits_for(Log(), 0.5)
+    assert log.spans(1, now=2.0) == [("permit", 0.25, 2.0, True)]
+    assert log.seen(now=2.0).rows[1].status == "waiting"
+    ended(log, 2.0, "cancelled")
+    assert log.spans(1) == [("permit", 0.25, 2.0, False)]
+    assert log.seen().rows[1].status == "cancelled"
+
+
+def test_a_retry_that_waits_for_a_permit_and_the_wait_of_a_request():
+    log = Log().step(0.0, "started", label="web").step(0.1, "retrying", error={}, delay_ms=200.0)
+    waits_for(log, 0.6).step(1.0, "started", attempt=2, label="web")
+    waits_for(log, 1.5).step(2.0, "completed", attempt=2, duration_ms=1000.0)
+    kinds = [(kind, start, end) for kind, start, end, _ in log.spans(1)]
+    assert kinds == [("failed", 0.0, 0.1), ("retry", 0.1, 0.35), ("permit", 0.35, 1.0), ("attempt", 1.0, 2.0)]
+    assert log.seen().rows[1].name == "write web"
+
+
+def test_a_run_that_waits_for_a_permit_without_a_process_was_parked():
+    log = waits_for(Log("deep"), 0.5).then(8.0, "run.resumed", worker="w", replayed_steps=0, reason="wait")
+    waits_for(log, 8.5).executed(9.0, 9.5)
+    ended(log, 9.5)
+    assert [kind for kind, *_ in log.spans(0, started=0.1)] == ["queued", "deep", "parked", "deep"]
+    assert log.spans(1) == [("permit", 0.25, 9.0, False), ("attempt", 9.0, 9.5, False)]
+
+
 def test_a_demotion_marks_the_run_and_the_handoff_begins_where_the_last_step_in_flight_ended():
     log = Log().step(0.5, "started").then(1.0, "run.demoted", reason="budget")
     log.step(1.2, "completed").then(1.3, "run.resumed", worker="w1", replayed_steps=1).executed(1.3, 1.5, "after")

@@ -349,3 +349,105 @@ async def test_a_timeout_of_the_step_begins_with_its_permit(tmp_path):
         limits.again(1.0)
         limits.grant("api")
         assert await result_of(handle) == "in time"
+
+
+async def test_a_run_that_is_cancelled_while_it_waits_for_its_second_permit_gives_the_first_back(tmp_path):
+    both = App("second")
+
+    @both.step
+    async def needs() -> None: ...
+
+    uses(needs, "a", "b")
+
+    @both.pipeline(budget=60)
+    async def line() -> None:
+        await needs()
+
+    limits = Toy(a=1, b=0)
+    async with opened(tmp_path, limits, app=both) as runtime:
+        handle = await runtime.start("line")
+        await limits.waits.wait()
+        assert limits.in_use == 1
+        await handle.cancel()
+        assert isinstance(await failure_of(handle), RunCancelled)
+        await limits.idle.wait()
+    assert (limits.free, limits.waiting) == ({"a": 1, "b": 0}, {})
+
+
+async def test_a_run_that_is_cancelled_while_its_step_waits_for_a_thread_gives_its_permit_back(tmp_path):
+    busy, begun, go = App("threads"), Signal(), threading.Event()
+
+    @busy.step
+    def holds() -> None:
+        begun.set()
+        go.wait()
+
+    @busy.step
+    def needs() -> None: ...
+
+    uses(needs, "api")
+
+    @busy.pipeline(budget=60)
+    async def blocks() -> None:
+        await holds()
+
+    @busy.pipeline(budget=60)
+    async def line() -> None:
+        await needs()
+
+    limits = Toy(api=1)
+    async with opened(tmp_path, limits, app=busy, threads=1) as runtime:
+        first = await runtime.start("blocks")
+        await begun.wait()
+        handle = await runtime.start("line")
+        await eventually(lambda: runtime.service.process.lanes.threads.waiting == 1)
+        await handle.cancel()
+        assert isinstance(await failure_of(handle), RunCancelled)
+        await limits.idle.wait()
+        go.set()
+        await result_of(first)
+    assert limits.free == {"api": 1}
+
+
+async def test_a_branch_that_the_body_gives_up_gives_its_place_up(tmp_path):
+    races = App("races")
+
+    @races.step
+    async def slow() -> str:
+        return "slow"
+
+    @races.step
+    async def quick() -> str:
+        return "quick"
+
+    uses(slow, "api")
+
+    @races.pipeline(budget=60)
+    async def line() -> str:
+        tasks = [asyncio.create_task(slow()), asyncio.create_task(quick())]
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        return done.pop().result()
+
+    limits = Toy(api=0)
+    async with opened(tmp_path, limits, app=races) as runtime:
+        assert await result_of(await runtime.start("line")) == "quick"
+        await limits.idle.wait()
+    assert limits.waiting == {}
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_the_end_of_the_budget_demotes_a_run_that_waits_and_delays_nothing(tmp_path, lane):
+    clock, limits = FakeClock(), Toy(api=0)
+    async with opened(tmp_path, limits, clock=clock) as runtime:
+        handle = await runtime.start("fast", lane=lane)
+        await limits.waits.wait()
+        clock.advance(60.0)
+        [demoted] = of(await reach(handle, "run.demoted"), "run.demoted")
+        assert demoted.data["reason"] == "budget"
+        await eventually(lambda: len(limits.asked) == 2)
+        limits.grant("api")
+        assert await result_of(handle) == lane
+    assert {ask.run_id for ask in limits.asked} == {handle.id}
+    assert (limits.free, limits.waiting) == ({"api": 1}, {})
