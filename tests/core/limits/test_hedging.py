@@ -55,6 +55,12 @@ def test_the_first_token_is_late_after_its_p99():
     assert hedges.after_s("another") is None
 
 
+def test_it_is_computed_anew_after_a_few_calls():
+    hedges = seen(Hedges(), [1.0] * TIMES_MIN)
+    assert seen(hedges, [9.0] * 24).after_s("write") == 1.0
+    assert seen(hedges, [9.0]).after_s("write") == 9.0
+
+
 def test_only_the_last_times_count():
     hedges = seen(Hedges(), [100.0] * TIMES_MAX)
     assert seen(hedges, [1.0] * TIMES_MAX).after_s("write") == 1.0
@@ -98,8 +104,10 @@ def test_memory_is_bounded():
     hedges = seen(Hedges(), [1.0] * TIMES_MIN, "old")
     for number in range(STEPS_MAX - 1):
         hedges.called(str(number))
-    hedges.called("old")
     hedges.called("one more")
+    assert hedges.after_s("old") is None
+    seen(hedges, [1.0] * TIMES_MIN, "old")
+    hedges.called("yet another")
     assert hedges.after_s("old") == 1.0
     for number in range(STEPS_MAX):
         hedges.called(f"new {number}")
