@@ -1,7 +1,7 @@
 """The circuit breakers of one resource, one per credential: when calls stop, when a few try, when all may go again.
 
-They get the time as an argument, by one clock for all calls of a resource. They make no call and wake no caller: `due`
-says when another look is worth it.
+They get the time as an argument, by one clock for all calls of a resource. They make no call and wake no caller: what
+is refused learns in how many seconds another try is worth it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ OTHER_REASON = "failure"
 SLOW = "slow"
 
 Passage = Literal["yes", "probe", "no"]
-_WORST: tuple[BreakerState, ...] = ("closed", "half-open", "open")
 
 
 class BreakerMemory(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -148,6 +147,13 @@ class _Breaker:
         self.leases = [end for end in self.leases if end > now]
         return min(self.leases) if len(self.leases) >= PROBES else None
 
+    def badness(self, now: float) -> tuple[int, int]:
+        """What is larger for a worse one: by state, then by the calls that failed or were slow."""
+        if self.opening is None:
+            self.window.look(now)
+            return 0, self.window.bad
+        return 2 if now < self.until else 1, sum(self.opening.reasons.values())
+
     def leave(self, begun: _Begun) -> bool:
         """A probe is over; true if its place is free before its lease has ended."""
         if begun.lease_end not in self.leases:
@@ -202,11 +208,6 @@ class Breakers:
         begun, breaker = self._pop(permit_id)
         return begun is not None and breaker is not None and breaker.leave(begun)
 
-    def due(self, now: float) -> float | None:
-        """When `may` next changes by itself; None if it does not."""
-        shut = [until for each in self._each.values() if (until := each.shut_until(now)) is not None]
-        return min(shut, default=None)
-
     def refusal(self, now: float, credential: str) -> tuple[str, float]:
         """Why no call may be made, for users, and in how many seconds one may; 0 if it may now."""
         breaker = self._each.get(credential)
@@ -219,8 +220,8 @@ class Breakers:
 
     def level(self, now: float) -> BreakerLevel:
         """The worst of all credentials' breakers: an open one first, then one with most calls that failed."""
-        levels = [_level(each, now) for each in self._each.values()]
-        return max(levels, key=_badness, default=BreakerLevel("closed"))
+        worst = max(self._each.values(), key=lambda each: each.badness(now), default=None)
+        return BreakerLevel("closed") if worst is None else _level(worst, now)
 
     def memory(self, now: float) -> tuple[BreakerMemory, ...]:
         """The breakers that are not closed, without any absolute time."""
@@ -296,10 +297,6 @@ def _level(breaker: _Breaker, now: float) -> BreakerLevel:
     counts = _counts(breaker.opening.ok, breaker.opening.reasons)
     state: BreakerState = "open" if now < breaker.until else "half-open"
     return BreakerLevel(state, counts, 0.0 if until is None else until - now)
-
-
-def _badness(level: BreakerLevel) -> tuple[int, int]:
-    return _WORST.index(level.state), level.counts.get("failed", 0) + level.counts.get(SLOW, 0)
 
 
 def _counts(ok: int, reasons: Mapping[str, int]) -> dict[str, int]:
