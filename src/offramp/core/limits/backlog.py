@@ -53,8 +53,9 @@ class Backlog:
 
     def __init__(self, classes: Mapping[str, SLA]) -> None:
         self.entries: dict[str, Waiting] = {}
+        self._earned: dict[str, float] = {}
         self._first = Queue(classes)
-        self._rest = Queue(classes)
+        self._rest = Queue(classes, self._earned)
         self._levels: dict[int, _Level] = {}
         self._first_count = 0
         self._counts: Counter[tuple[int, str]] = Counter()
@@ -131,6 +132,10 @@ class Backlog:
         else:
             self._rest.take(overdue)
         self._forget(entry)
+
+    def spend(self, sla: str) -> None:
+        """A class is granted something beside the order, and has one less to its credit."""
+        self._earned[sla] = max(0.0, self._earned.get(sla, 0.0) - 1.0)
 
     def highest(self) -> int:
         """The highest priority of what waits and holds nothing; something does."""

@@ -71,6 +71,8 @@ class Gate:
         """When something changes by itself next for what waits."""
         self.said_until = -math.inf
         """Until when the resource is blocked, as its waiters know it."""
+        self._granted_at: dict[str, float] = {}
+        """By class, when it was granted something last."""
         self._calls: Counter[str] = Counter()
         self._used = 0
         self._refusal: tuple[float, str] | None = None
@@ -164,7 +166,7 @@ class Gate:
                 late = self.waits.overdue(now)
             entry = self.waits.first(late)
             part = self._part(entry, late)
-            if self.capacity.lacks(entry.tokens, part) is not None:
+            if self.capacity.lacks(entry.tokens, part) is not None and not self._has_turn(now, entry, part):
                 self._wake(now, entry, part)
                 break
             refused = self.shut(now, entry.ask.credential)
@@ -184,6 +186,7 @@ class Gate:
         priority = entry.waiter.priority
         if self.highest is None or priority > self.highest:
             self.highest, self.rose = priority, True
+        self._granted_at[entry.waiter.sla] = now
         ask = entry.ask
         probe = self.breakers is not None and self.breakers.granted(now, ask.id, ask.credential)
         return Permit(entry, now, probe=probe)
@@ -210,6 +213,20 @@ class Gate:
             return ALL
         return OVERDUE if entry.waiter.sla in late else LOWER
 
+    def _has_turn(self, now: float, entry: Waiting, part: Part) -> bool:
+        """Whether an entry may use what is left free of lower classes, as its class had less than its share lately."""
+        if part != OVERDUE or self._turn_at(entry) > now or self.capacity.lacks(entry.tokens) is not None:
+            return False
+        self.waits.spend(entry.waiter.sla)
+        return True
+
+    def _turn_at(self, entry: Waiting) -> float:
+        """When the last grant to a class is so long ago that its share of all calls would be another one."""
+        rate = self.capacity.rate()
+        if not rate:
+            return math.inf
+        return self._granted_at.get(entry.waiter.sla, -math.inf) + 1 / (self.spec.share * rate)
+
     def _is_lower(self, entry: Waiting) -> bool:
         return not entry.holds and self.highest is not None and entry.waiter.priority < self.highest
 
@@ -220,6 +237,10 @@ class Gate:
             patience = self.classes.get(entry.waiter.sla, DEFAULT_CLASS).patience
             turns = self.waits.oldest(entry.waiter.sla) + patience + AFTER_S
             self.due = turns if self.due is None else min(turns, self.due)
+        elif part == OVERDUE and (free := self.capacity.free_at(now, entry.tokens)) is not None:
+            turns = max(free, self._turn_at(entry))
+            if turns < math.inf:
+                self.due = turns if self.due is None else min(turns, self.due)
 
     # Ends.
 
