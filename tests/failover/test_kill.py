@@ -47,7 +47,9 @@ async def test_a_killed_process_of_a_failover(tmp_path, monkeypatch, path):
 
             async def in_second():
                 steps = (await gateway.document(first.run))["steps"]
-                return [(step["attempts"], step["status"], step["target"]) for step in steps] == [(2, "running", "slow")]
+                return [(step["attempts"], step["status"], step["target"]) for step in steps] == [
+                    (2, "running", "slow")
+                ]
 
             await eventually(in_second)
             first.send_signal(signal.SIGKILL)

@@ -103,9 +103,8 @@ class AttemptHolder(Holder):
 
     @property
     def slow_after(self) -> float | None:
-        """That of the step whose code this is."""
-        first = self._attempt.call.policy.first
-        return None if first is None else first.slow_after
+        """See `Attempt.slow_after_s`."""
+        return self._attempt.slow_after_s
 
     @property
     def cut(self) -> How:

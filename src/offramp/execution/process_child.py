@@ -56,7 +56,6 @@ class Job(msgspec.Struct):
     remaining_s: float | None
     trace: dict[str, str]
     awaits_first: bool = False
-    slow_after_s: float | None = None
     loan: Loan | None = None
 
 
@@ -90,8 +89,6 @@ class RemoteAttempt:
         self._began = time.monotonic()
         self.clock = SystemClock()
         self.target = job.target
-        """See `Attempt`."""
-        self.slow_after_s = job.slow_after_s
         """See `Attempt`."""
         self._awaits_first = job.awaits_first
         self.holder: Holder | None = None

@@ -185,7 +185,6 @@ class ProcessLane:
             remaining_s=None if remaining == float("inf") else remaining,
             trace={} if self._traced_as is None else _current_trace(),
             awaits_first=call.policy.first is not None,
-            slow_after_s=attempt.slow_after_s,
         )
         request = _Request(attempt, job)
         self._requests.put(request)

@@ -141,7 +141,9 @@ class Holder(Protocol):
 
     @property
     def slow_after(self) -> float | None:
-        """Seconds from written after which the first token is late for the step (`slow_after=`); None for never."""
+        """Seconds from written after which the first token is late for the step (`slow_after=`, or `first_token=` of a
+        failover); None for never.
+        """
 
     @property
     def cut(self) -> How:
