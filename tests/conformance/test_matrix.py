@@ -17,6 +17,8 @@ from offramp.conformance import (
     clock_obligations,
     engine_cases,
     engine_obligations,
+    limits_cases,
+    limits_obligations,
     run_store,
     store_cases,
     store_obligations,
@@ -29,6 +31,7 @@ from tests.conformance.blobs import OBJECTS
 from tests.conformance.broken.lacking import Lacking
 from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
 from tests.conformance.temporal import TEMPORAL, TEMPORAL_REDIS
+from tests.limits.sites import LIMITS
 
 METHODS_MAX = 12
 """Of one protocol, beside those of the protocols that it joins."""
@@ -70,7 +73,8 @@ def test_the_page_is_what_the_suites_find():
     ]
     blobs = [passed(harness, blobs_cases(), blobs_obligations()) for harness in OBJECTS]
     clocks = [passed(harness, clock_cases(), clock_obligations()) for harness in CLOCKS]
-    assert PAGE.read_text(encoding="utf-8") == page(stores, engines, blobs, clocks), (
+    limits = [passed(harness, limits_cases(), limits_obligations()) for harness in LIMITS]
+    assert PAGE.read_text(encoding="utf-8") == page(stores, engines, blobs, clocks, limits), (
         "write it again: python -m offramp.conformance tests.conformance.temporal:EVERY"
         " --matrix docs/contributing/conformance.md"
     )
@@ -100,6 +104,7 @@ def test_a_name_that_leads_nowhere_is_said():
         (engine_cases, engine_obligations),
         (blobs_cases, blobs_obligations),
         (clock_cases, clock_obligations),
+        (limits_cases, limits_obligations),
     ],
 )
 def test_every_obligation_has_a_case_and_every_case_an_obligation(cases, obligations):

@@ -15,7 +15,7 @@ from typing import Any
 
 from offramp.conformance.matrix import page
 from offramp.conformance.report import Report
-from offramp.conformance.suites import run_blobs, run_clock, run_engine, run_store
+from offramp.conformance.suites import run_blobs, run_clock, run_engine, run_limits, run_store
 
 
 def named(name: str) -> list[Any]:
@@ -28,20 +28,22 @@ def named(name: str) -> list[Any]:
     return list(found) if isinstance(found, Sequence) else [found]
 
 
-async def prove(harnesses: Sequence[Any]) -> tuple[list[Report], list[Report], list[Report], list[Report]]:
-    """Reports of the stores, the engines, the places for objects and the clocks among them."""
-    stores, engines, blobs, clocks = [], [], [], []
+async def prove(harnesses: Sequence[Any]) -> tuple[list[Report], ...]:
+    """Reports of the stores, the engines, the places for objects, the clocks and the limits among them."""
+    stores, engines, blobs, clocks, limits = [], [], [], [], []
     for harness in harnesses:
-        # Only objects can be spoilt, only a store else is opened again, and only for a clock can time be let pass.
+        # Only objects can be spoilt, only a store else is opened again, only for a clock can time be let pass.
         if hasattr(harness, "spoil"):
             blobs.append(await run_blobs(harness))
         elif hasattr(harness, "reopen"):
             stores.append(await run_store(harness))
         elif hasattr(harness, "let_pass"):
             clocks.append(await run_clock(harness))
+        elif hasattr(harness, "meet"):
+            limits.append(await run_limits(harness))
         else:
             engines.append(await run_engine(harness))
-    return stores, engines, blobs, clocks
+    return stores, engines, blobs, clocks, limits
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,12 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--matrix", type=Path, metavar="FILE", help="write the page of adapters and obligations")
     given = parser.parse_args(arguments)
     sys.path.insert(0, "")
-    stores, engines, blobs, clocks = asyncio.run(prove([harness for name in given.harness for harness in named(name)]))
-    reports = (*stores, *engines, *blobs, *clocks)
+    kinds = asyncio.run(prove([harness for name in given.harness for harness in named(name)]))
+    reports = [report for kind in kinds for report in kind]
     for report in reports:
         sys.stdout.write(f"{report}\n")
     if given.matrix is not None:
-        given.matrix.write_text(page(stores, engines, blobs, clocks), encoding="utf-8")
+        given.matrix.write_text(page(*kinds), encoding="utf-8")
     return 0 if all(report.ok for report in reports) else 1
 
 

@@ -14,11 +14,11 @@ from types import ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from offramp.conformance.harness import Capability
-from offramp.ports import blobs, clock, engine, outbox, store
+from offramp.ports import blobs, clock, engine, limits, outbox, store
 
 StageT = TypeVar("StageT")
 _MARK = "__conformance_case__"
-_OBLIGATION = re.compile(r"^(?P<indent> *)(?P<id>[SQWNCB]\d+) (?P<text>\S.*)$")
+_OBLIGATION = re.compile(r"^(?P<indent> *)(?P<id>[SQWNCBR]\d+) (?P<text>\S.*)$")
 
 LOOK_EVERY_S = 0.002
 PATIENCE_S: ContextVar[float] = ContextVar("patience_s", default=10.0)
@@ -84,6 +84,11 @@ def clock_obligations() -> list[Obligation]:
 def blobs_obligations() -> list[Obligation]:
     """Those of the blobs port."""
     return list(_read(blobs))
+
+
+def limits_obligations() -> list[Obligation]:
+    """Those of the limits port."""
+    return list(_read(limits))
 
 
 def _read(documented: object) -> Iterator[Obligation]:

@@ -6,22 +6,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from offramp.conformance.bodies import ScriptedBodyHost
+from offramp.core.limits.spec import ResourceSpec
 from offramp.core.reference import Reference
 from offramp.core.shares import Tenancy
+from offramp.core.sla import SLA
 from offramp.ports.blobs import Blobs
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Engine
+from offramp.ports.limits import Limits
 from offramp.ports.outbox import Outbox
 from offramp.ports.store import Leases, Store
 
-Capability = Literal["shared", "durable", "signals", "purge", "webhooks", "wall", "sharing"]
+Capability = Literal["shared", "durable", "signals", "purge", "webhooks", "wall", "sharing", "successor"]
 """What an adapter may lack. A declared capability has to work; use of any other has to raise `NotSupported` or
 `SettingsError`.
 
 `shared`: several processes at the same data. `durable`: the data outlives its process. `signals`: runs can be sent
 signals. `purge`: data past its retention is removed. `webhooks`: an outbox keeps the announcements that are due.
 `wall`: a test can set a clock's wall time. `sharing`: an engine continues a run beside its steps in flight; one that
-does not declare it has None instead.
+does not declare it has None instead. `successor`: the process that keeps the limits can die, and another takes over.
 """
 
 Capabilities = frozenset[Capability]
@@ -210,3 +213,42 @@ class ClockHarness(Protocol):
         Raises:
             NotSupported: `wall` is not declared.
         """
+
+
+class LimitsSite(Protocol):
+    """Fresh limits, in real time, and the processes that share them."""
+
+    async def join(self) -> Limits:
+        """One more process.
+
+        Raises:
+            NotSupported: there is one already and the adapter does not declare `shared`.
+        """
+
+    async def kill(self, limits: Limits) -> None:
+        """A process dies abruptly."""
+
+    async def crash(self) -> None:
+        """The process that keeps the limits dies abruptly.
+
+        Raises:
+            NotSupported: the adapter does not declare `successor`.
+        """
+
+    async def close(self) -> None:
+        """End every process and remove the data."""
+
+
+class LimitsHarness(Protocol):
+    """An adapter of limits under test."""
+
+    @property
+    def name(self) -> str:
+        """For the report."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the adapter declares."""
+
+    async def meet(self, specs: Sequence[ResourceSpec], classes: Mapping[str, SLA]) -> LimitsSite:
+        """A fresh site, where every process declares these resources and classes."""

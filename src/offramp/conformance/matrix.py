@@ -18,17 +18,24 @@ a test keeps it so.
 - `FAILED`, `unproved`: not fit for use.
 
 The obligations are worded in the docstrings of `offramp.ports`; the cases are in `offramp.conformance`. To prove an
-adapter of your own, hand a harness to `offramp.conformance.run_store`, `run_engine`, `run_blobs` or `run_clock`,
-or run `python -m offramp.conformance MODULE:HARNESS`.
+adapter of your own, hand a harness to `offramp.conformance.run_store`, `run_engine`, `run_blobs`, `run_clock` or
+`run_limits`, or run `python -m offramp.conformance MODULE:HARNESS`.
 
 "On disk" is proved for a process that is killed, not for a machine that loses power.
 """
 
 
-def page(stores: Sequence[Report], engines: Sequence[Report], blobs: Sequence[Report], clocks: Sequence[Report]) -> str:
+def page(
+    stores: Sequence[Report],
+    engines: Sequence[Report],
+    blobs: Sequence[Report],
+    clocks: Sequence[Report],
+    limits: Sequence[Report] = (),
+) -> str:
     """The whole page, in Markdown."""
     parts = [_HEAD]
-    for title, reports in (("Stores", stores), ("Engines", engines), ("Objects", blobs), ("Clocks", clocks)):
+    sections = ("Stores", stores), ("Engines", engines), ("Objects", blobs), ("Clocks", clocks), ("Limits", limits)
+    for title, reports in sections:
         if reports:
             parts += [f"## {title}\n", f"{_capabilities(reports)}\n", f"{_table(reports)}\n"]
     return "\n".join(parts)

@@ -18,6 +18,9 @@ from offramp.conformance import (
     lease_order,
     lease_owners,
     lease_signals,
+    limits_order,
+    limits_permits,
+    limits_windows,
     outbox_claims,
     outbox_due,
     store_cells,
@@ -37,11 +40,20 @@ from offramp.conformance.case import (
     cases_in,
     clock_obligations,
     engine_obligations,
+    limits_obligations,
     store_obligations,
 )
 from offramp.conformance.clock_stage import ClockStage
 from offramp.conformance.engine_stage import EngineStage
-from offramp.conformance.harness import BlobsHarness, Capabilities, ClockHarness, EngineHarness, StoreHarness
+from offramp.conformance.harness import (
+    BlobsHarness,
+    Capabilities,
+    ClockHarness,
+    EngineHarness,
+    LimitsHarness,
+    StoreHarness,
+)
+from offramp.conformance.limits_stage import LimitsStage
 from offramp.conformance.report import Report
 from offramp.conformance.store_stage import StoreStage
 
@@ -73,6 +85,11 @@ def clock_cases() -> list[Case[ClockStage]]:
 def blobs_cases() -> list[Case[BlobsStage]]:
     """Every case of the blobs suite."""
     return cases_in(blobs_objects)
+
+
+def limits_cases() -> list[Case[LimitsStage]]:
+    """Every case of the limits suite."""
+    return cases_in(limits_permits, limits_windows, limits_order)
 
 
 class _Named(Protocol):
@@ -131,6 +148,11 @@ async def prove_blobs(case: Case[BlobsStage], harness: BlobsHarness, patience_s:
     await prove(case, BlobsStage.open(harness), patience_s)
 
 
+async def prove_limits(case: Case[LimitsStage], harness: LimitsHarness, patience_s: float = PATIENCE_DEFAULT_S) -> None:
+    """Play one case of the limits suite."""
+    await prove(case, LimitsStage.open(harness), patience_s)
+
+
 async def run_store(
     harness: StoreHarness, patience_s: float = PATIENCE_DEFAULT_S, cases: Sequence[Case[StoreStage]] | None = None
 ) -> Report:
@@ -173,6 +195,13 @@ async def run_blobs(harness: BlobsHarness, patience_s: float = PATIENCE_DEFAULT_
     """Prove the obligations of the blobs port; see `run_store`."""
     report = Report(harness.name, harness.capabilities, blobs_obligations())
     await _run(report, harness, blobs_cases(), lambda case: prove_blobs(case, harness, patience_s))
+    return report
+
+
+async def run_limits(harness: LimitsHarness, patience_s: float = PATIENCE_DEFAULT_S) -> Report:
+    """Prove the obligations of the limits port; see `run_store`."""
+    report = Report(harness.name, harness.capabilities, limits_obligations())
+    await _run(report, harness, limits_cases(), lambda case: prove_limits(case, harness, patience_s))
     return report
 
 

@@ -258,6 +258,14 @@ class Book:
             self._advance(now, gate)
         return self._answers()
 
+    def foretell(self, now: float) -> list[Tell]:
+        """Answer all that wait: how long about, or that those are refused which do not queue or wait for themselves."""
+        for gate in self.gates.values():
+            for entry in list(gate.waits):
+                if entry.ask.id in self._waiting:
+                    self._waits(now, gate, entry)
+        return self._answers()
+
     def hold(self, permit: Permit) -> None:
         """A permit exists from now on."""
         self._permits[permit.ask.id] = permit

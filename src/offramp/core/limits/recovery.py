@@ -71,9 +71,11 @@ def recovered(book: Book, now: float) -> list[Tell]:
     if book.inherited is not None:
         _inherit(book, now, *book.inherited)
         book.inherited = None
-    book.recovering = False
+    was, book.recovering = book.recovering, False
     book.changed = True
-    return book.resume(now)
+    out = book.resume(now)
+    # What was asked for meanwhile has heard nothing yet.
+    return [*out, *book.foretell(now)] if was else out
 
 
 def _inherit(book: Book, now: float, known: State, at: float) -> None:

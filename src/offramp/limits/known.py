@@ -1,0 +1,95 @@
+"""The files of a coordinator for the next one: the processes that it serves, and what it had counted at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+from offramp.core.limits.memory import State
+from offramp.limits.address import CLIENTS, STATE
+
+STATE_AGE_S_MAX = 86_400.0
+"""What was counted longer ago counts in no window any more."""
+
+logger = logging.getLogger("offramp.limits")
+
+
+class Client(msgspec.Struct, frozen=True):
+    """A connected process: its name, and its id, which is 0 if this system does not show it."""
+
+    name: str
+    pid: int
+
+
+class _Ended(msgspec.Struct, frozen=True):
+    at: float
+    state: State
+
+
+_clients = msgspec.json.Decoder(list[Client])
+_ended = msgspec.msgpack.Decoder(_Ended)
+
+
+def write_clients(folder: Path, clients: list[Client]) -> None:
+    """Replace the list; before a process is let in, so that none holds a permit and is missing."""
+    _replace(folder / CLIENTS, msgspec.json.encode(clients))
+
+
+def living_clients(folder: Path) -> list[Client]:
+    """The processes that the last coordinator served and that may still live."""
+    try:
+        listed = _clients.decode((folder / CLIENTS).read_bytes())
+    except FileNotFoundError:
+        return []
+    except (OSError, msgspec.MsgspecError) as error:
+        logger.warning("%s: %s; a successor cannot wait for what it does not know", folder / CLIENTS, error)
+        return []
+    return [client for client in listed if lives(client)]
+
+
+def write_state(folder: Path, state: State, epoch: float) -> None:
+    """Leave what counts to the coordinator of the next processes."""
+    _replace(folder / STATE, msgspec.msgpack.encode(_Ended(epoch, state)))
+
+
+def take_state(folder: Path, epoch: float) -> tuple[State, float] | None:
+    """What the last coordinator had counted, and how many seconds ago; once, as it is written anew at the next end."""
+    path = folder / STATE
+    try:
+        ended = _ended.decode(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        logger.warning("%s: %s; calls that were made before count no more", path, error)
+        return None
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    age_s = epoch - ended.at
+    # A clock that was set back says nothing about the age: as if no time had passed, which is never too late.
+    return (ended.state, max(0.0, age_s)) if age_s <= STATE_AGE_S_MAX else None
+
+
+def _replace(path: Path, data: bytes) -> None:
+    beside = path.with_name(f"{path.name}.new")
+    opened = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(opened, "wb") as file:
+        file.write(data)
+    beside.replace(path)
+
+
+def lives(client: Client) -> bool:
+    """Whether a process may still live."""
+    if not client.pid:
+        return True
+    try:
+        os.kill(client.pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
