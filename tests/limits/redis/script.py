@@ -10,9 +10,8 @@ from redis import Redis
 from offramp.core.limits.book import Tell
 from offramp.core.limits.messages import Granted
 from offramp.limits.redis.answers import refused_of, waits_of
-from offramp.limits.redis.scripts import Script
+from offramp.limits.redis.scripts import LEASE_S, Script
 
-FAR = 1e12
 _prefixes = itertools.count()
 
 
@@ -24,7 +23,7 @@ class ScriptBook:
         self.client = client
         self.tag = f"{{script{next(_prefixes)}}}:"
         self.script = Script(specs, classes)
-        self.resource_of = {}
+        self.resource_of, self.live = {}, set()
         self.subscribed = client.pubsub()
         self.subscribed.subscribe(*(self.channel(name) for name in names))
         for name in names:
@@ -37,7 +36,7 @@ class ScriptBook:
 
     def revive(self, client, now):
         assert self.call(now, client, ("j", None, 0)) == []
-        self.client.zadd(f"{self.tag}lim:clients", {client: FAR})
+        self.live = {*self.live, client}
         self.client.zrem(f"{self.tag}lim:clients", "")  # this server has lost nothing
 
     def close(self):
@@ -96,6 +95,8 @@ class ScriptBook:
     # The call.
 
     def call(self, now, client, *ops):
+        if self.live:  # whatever the time is now
+            self.client.zadd(f"{self.tag}lim:clients", dict.fromkeys(self.live, now + LEASE_S))
         packed = msgspec.msgpack.encode((client, now or 1e-9, ops))
         known, *rest = msgspec.msgpack.decode(self.client.eval(self.script.source, 1, self.tag, packed))
         assert known

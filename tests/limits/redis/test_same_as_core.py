@@ -176,3 +176,20 @@ def test_the_script_answers_as_the_state_machine(history):
             play(both, history)
         finally:
             both.script.close()
+
+
+def test_a_clock_of_the_server_that_is_set_back_exceeds_nothing_and_stops_nothing():
+    with valkey.server().client() as client:
+        book = ScriptBook(client, SPECS, CLASSES)
+        try:
+            names = [f"run_{number}:1" for number in range(4)]
+            asks = [Ask(id=name, resource="tokens", tokens=90) for name in names]
+            [granted] = book.ask(10_000.0, "a", asks[0])
+            assert isinstance(granted.answer, Granted)
+            assert book.done(10_000.0, "a", names[0], Done(tokens=90)) == []
+            [waits] = book.ask(100.0, "a", asks[1])
+            assert isinstance(waits.answer, Waits)
+            assert waits.answer.expected_s == pytest.approx(1.05)
+            assert [each.id for each in book.pass_to(book.due())] == [names[1]]
+        finally:
+            book.close()

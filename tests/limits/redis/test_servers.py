@@ -52,23 +52,16 @@ async def test_a_server_that_lost_its_data_learns_what_is_held_and_was_called(a_
     await waiting.wait()
     server.kill()
     server.start()
-    level = await _level_of(place, two, in_use=2)
-    assert [window.used for window in level.windows] == [4, 260]
-    assert level.waiting["default"].count == 1
+    await eventually(lambda: _counts(place, two, 2, [4, 260]))
+    assert (await place.level(two)).waiting["default"].count == 1
     two.withdraw(held[1].id)  # it was not written
     await waiting.grant()
     assert (await place.ask(two, tokens=50).wait()).reason in {"rate", "concurrency"}
 
 
-async def _level_of(place, limits, in_use):
-    found = []
-
-    async def is_there():
-        found.append(await place.level(limits))
-        return found[-1].in_use == in_use
-
-    await eventually(is_there)
-    return found[-1]
+async def _counts(place, limits, in_use, used):
+    level = await place.level(limits)
+    return level.in_use == in_use and [window.used for window in level.windows] == used
 
 
 @pytest.mark.usefixtures("_soon")
@@ -88,7 +81,7 @@ async def test_a_server_that_forgot_everything_grants_nothing_to_newcomers_befor
 async def _asked(place, limits):
     """What an ask waits for that came before all processes had told theirs."""
     asked = place.ask(limits)
-    await _level_of(place, limits, in_use=1)
+    await eventually(lambda: _in_use(place, limits, 1))
     again = place.ask(limits)
     return (await again.wait()) if not asked.granted else None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -41,6 +42,8 @@ WRITTEN_S = 0.2
 """Seconds for which `written` waits for another message to go along with."""
 LEVELS_S = 1.0
 """Seconds between looks at the levels while they are watched."""
+LATE_S = 10.0
+"""Seconds whose calls are told again to a server that has taken over another one's data, which may lack the last."""
 CALL_OPS_MAX = 500
 """Messages of one call, which blocks the server meanwhile."""
 CLOSE_S = 2.0
@@ -75,11 +78,11 @@ class RedisLimits:
         self._resources = {spec.name: spec for spec in resources}
         self._order = {spec.name: number for number, spec in enumerate(resources)}
         self._script, self._lease_s = Script(resources, classes, lease_s), lease_s
-        self._watchers: list[Callable[[Sequence[Level]], object]] = []
         self._begin()
-        forks.on_fork(self)
 
     def _begin(self) -> None:
+        forks.on_fork(self)
+        self._watchers: list[Callable[[Sequence[Level]], object]] = []
         self.own = self._clock.random_bytes(12).hex()
         self._permits = Permits(self._resources)
         self._circuits = Circuits(self._resources)
@@ -88,6 +91,8 @@ class RedisLimits:
         self._failures = 0
         self._renew_at = self._leased_until = 0.0
         self._life: Sequence[Any] = (None, 0)
+        self._lost_s = 0.0
+        """Seconds whose calls the server may have lost."""
         self._ticks: dict[str, float] = {}
         self._looks: list[_Look] = []
         self._look_at = 0.0
@@ -240,6 +245,8 @@ class RedisLimits:
         if self._joined:
             ops = self._permits.news(now) + self._ops[:CALL_OPS_MAX]
             del self._ops[:CALL_OPS_MAX]
+            if self._lost_s:
+                ops += self._permits.calls(now, self._lost_s)
         else:
             ops = [("j", *self._life), *_ends(self._ops), *self._permits.everything(now)]
             self._ops = []
@@ -271,8 +278,7 @@ class RedisLimits:
             self._forget_answer(ops)
             return
         answers, dues, levels, life = rest
-        if life:
-            self._life = life
+        self._live(ops[0][0] == "j" if ops else False, life)
         self._leased_until, self._renew_at = (
             sent_at + (1 - LEASE_SPARE) * self._lease_s,
             sent_at + self._lease_s / RENEWALS,
@@ -285,6 +291,18 @@ class RedisLimits:
                 self._ticks[resource] = sent_at + BACKUP_S
         if levels:
             self._show(levels, sent_at)
+
+    def _live(self, joined: bool, life: Sequence[Any]) -> None:  # noqa: FBT001
+        """Which data the server has: it may lack calls of this process if that is new, or of another server."""
+        if not joined:
+            self._lost_s = 0.0  # they are told by now
+            return
+        if self._life[0] not in {None, life[0]}:
+            self._lost_s = math.inf
+        elif self._life[0] == life[0] and self._life[1] != life[1]:
+            self._lost_s = max(self._lost_s, LATE_S)
+        self._life = life
+        self._urgent = self._urgent or self._lost_s > 0
 
     def misses(self, error: Exception, ops: Sequence[Op]) -> None:
         """The server did not answer: once it does, it learns everything again."""

@@ -38,7 +38,7 @@ def refused_of(spec: ResourceSpec, classes: Mapping[str, SLA], given: Sequence[A
         "queues": "this call does not wait",
     }[because]
     wait = f"{count} {'call waits' if count == 1 else 'calls wait'}{about}"
-    retry_after_s = longest(spec, classes, sla, rate)
+    retry_after_s = longest(spec, classes, sla, rate) if because == "limit" else None
     if retry_after_s is None and expected_s is not False:
         retry_after_s = expected_s
     return Refused("busy", f"{spec.name}: {wait}; {says}", retry_after_s)

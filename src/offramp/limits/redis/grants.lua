@@ -61,7 +61,7 @@ local function is_lower(r, w) return w.queue == 'rest' and r.s.highest ~= nil an
 
 local function foretell(r, w)
   local ahead = ahead_of(r, w)
-  local why, at = foretold(r, ahead / (1 - r.spec.share), w.tokens, is_lower(r, w) and LOWER or ALL)
+  local why, at = foretold(r, math.floor(ahead / (1 - r.spec.share)), w.tokens, is_lower(r, w) and LOWER or ALL)
   return why, ahead, at and math.max(0, math.max(at, quiet or 0) - NOW) or false
 end
 
@@ -87,7 +87,7 @@ local function lift_keepers(r, class, priority)
     local w = load_waiter(other, keepers[at])
     if w and w.priority < priority then
       for _, held in ipairs(w.holds) do
-        if held[2] == r.name and call('HEXISTS', T .. 'p:' .. r.name, held[1]) == 1 then
+        if held[2] == r.name and call('HEXISTS', permits_key(r, w.client), held[1]) == 1 then
           lift(other, w, class, priority)
           break
         end
@@ -112,6 +112,7 @@ local function enqueue(r, w)
   local top = top_of(r)
   add_waiter(r, w)
   save_waiter(r, w)
+  call('SADD', T .. 'of:' .. w.client, w.id .. ' ' .. r.name)
   if w.run ~= '' then call('SADD', T .. 'run:' .. w.run, w.id .. ' ' .. r.name) end
   if w.queue == 'first' then
     call('HSET', T .. 'keepers', w.id, r.name)
@@ -127,6 +128,7 @@ end
 
 local function forget(r, w)
   call('HDEL', T .. 'w:' .. r.name, w.id)
+  call('SREM', T .. 'of:' .. w.client, w.id .. ' ' .. r.name)
   if w.run ~= '' then call('SREM', T .. 'run:' .. w.run, w.id .. ' ' .. r.name) end
   if w.queue == 'first' then call('HDEL', T .. 'keepers', w.id) end
 end
@@ -140,8 +142,8 @@ end
 -- Circles of waits.
 
 -- What a load adds up to with a permit, added or taken away: {permits, unwritten, tokens} by resource.
-local function load_by(loads, held, times)
-  local p = load_permit(resource(held[2]), held[1])
+local function load_by(loads, client, held, times)
+  local p = load_permit(resource(held[2]), client, held[1])
   if not p then return end
   local load = loads[held[2]] or {0, 0, 0}
   loads[held[2]] = {load[1] + times, load[2] + (p.written and 0 or times), load[3] + times * p.tokens}
@@ -168,7 +170,7 @@ local function stuck()
     if w then
       waiting[keepers[at]] = {r, w}
       for _, held in ipairs(w.holds) do
-        if not kept[held[1]] then load_by(loads, held, 1) end
+        if not kept[held[1]] then load_by(loads, w.client, held, 1) end
         kept[held[1]] = (kept[held[1]] or 0) + 1
       end
     end
@@ -181,7 +183,7 @@ local function stuck()
         waiting[id], goes_on = nil, true
         for _, held in ipairs(each[2].holds) do
           kept[held[1]] = kept[held[1]] - 1
-          if kept[held[1]] == 0 then load_by(loads, held, -1) end
+          if kept[held[1]] == 0 then load_by(loads, each[2].client, held, -1) end
         end
       end
     end
@@ -213,7 +215,7 @@ local function begin_permit(r, w)
   begins(r, w.tokens)
   if not r.s.highest or w.priority > r.s.highest then r.s.highest = w.priority end
   save_permit(r, {
-    id = w.id, client = w.client, step = w.step, tokens = w.tokens, granted_at = NOW, since = w.since, written = false,
+    id = w.id, client = w.client, step = w.step, tokens = w.tokens, granted_at = NOW, written = false,
   })
   tell(w.client, {'g', w.id, w.tokens})
   r.changed = true
@@ -255,6 +257,10 @@ local function advance(r)
     return
   end
   pass(r)
+  if lacks(r, 0, ALL) then  -- not even the first of all may go
+    r.s.due = free_at(r, 0, ALL)
+    return
+  end
   local overdue = overdue_of(r)
   for _ = 1, C.GRANTS_MAX do
     local chosen = next_of(r, overdue)
@@ -304,7 +310,7 @@ local function ends(r, p, how, says, tokens, blocked_s, written_at)
   local used = tokens and math.max(0, tokens) or (is_refused and 0 or p.tokens)
   if tokens and how == 'ok' and r.spec.least then learn(r, p.step, tokens) end
   r.s.held = r.s.held - 1
-  add_mean(r.s.held_s, NOW - p.granted_at)
+  add_mean(r.s.held_s, math.max(0, NOW - p.granted_at))
   if r.spec.least then note(r, 'k', NOW, used, p.tokens) end
   r.s.ended[how], r.s.used = (r.s.ended[how] or 0) + 1, r.s.used + used
   local scale, blocked = r.s.scale, r.s.blocked
@@ -319,5 +325,8 @@ local function say_blocked(r)
   if r.s.blocked <= math.max(NOW, r.s.said) + C.BLOCKED_SAID_S then return end
   r.s.said = r.s.blocked
   pass(r)
-  for _, id in ipairs(call('HKEYS', T .. 'w:' .. r.name)) do say_waits(r, load_waiter(r, id)) end
+  for place, id in ipairs(call('HKEYS', T .. 'w:' .. r.name)) do
+    if place > C.SAID_MAX then return end
+    say_waits(r, load_waiter(r, id))
+  end
 end

@@ -2,7 +2,6 @@
 
 local asked  -- asks of this call that wait: {resource, waiter}
 local recalled  -- calls that the server has forgotten, by resource
-local recalls  -- whether to believe calls that are told again: 'all', 'late' or false
 local life, levels
 local tangles  -- whether there may be circles of waits
 
@@ -12,24 +11,28 @@ end
 
 -- A process is gone: its asks and permits end, except for those of `kept`. What it called counts on.
 local function leave(client, kept)
+  for _, member in ipairs(call('SMEMBERS', T .. 'of:' .. client)) do
+    local id, name = string.match(member, '^(%S+) (.*)$')
+    local w = not kept[id] and load_waiter(resource(name), id)
+    if w then dequeue(resource(name), w) end
+  end
   for _, name in ipairs(call('SMEMBERS', T .. 'names')) do
-    local r = resource(name)
-    for _, id in ipairs(call('HKEYS', T .. 'w:' .. name)) do
-      local w = not kept[id] and load_waiter(r, id)
-      if w and w.client == client then dequeue(r, w) end
-    end
-    for _, id in ipairs(call('HKEYS', T .. 'p:' .. name)) do
-      local p = not kept[id] and load_permit(r, id)
-      if p and p.client == client then
-        call('HDEL', T .. 'p:' .. name, id)
+    for _, id in ipairs(call('HKEYS', T .. 'p:' .. name .. ' ' .. client)) do
+      if not kept[id] then
+        local r = resource(name)
+        local p = load_permit(r, client, id)
+        call('HDEL', permits_key(r, client), id)
         ends(r, p, 'cancelled', '', nil, nil, NOW)
       end
     end
   end
 end
 
--- Processes whose leases ran out are gone.
+-- Processes whose leases ran out are gone. A lease that ends too late is of before the server's clock was set back.
 local function reap()
+  for _, client in ipairs(call('ZRANGEBYSCORE', T .. 'clients', text(NOW + 2 * C.LEASE_S + C.QUIET_S), '+inf')) do
+    call('ZADD', T .. 'clients', text(NOW + C.LEASE_S), client)
+  end
   for _, client in ipairs(call('ZRANGEBYSCORE', T .. 'clients', '-inf', text(NOW), 'LIMIT', 0, C.REAP_MAX)) do
     call('ZREM', T .. 'clients', client)
     if client == '' then
@@ -69,7 +72,7 @@ local function waiter_of(r, op, tokens, since)
   end
   local holds = {}
   for _, held in ipairs(op[11]) do
-    if call('HEXISTS', T .. 'p:' .. held[2], held[1]) == 1 then holds[#holds + 1] = held end
+    if call('HEXISTS', permits_key(resource(held[2]), ME), held[1]) == 1 then holds[#holds + 1] = held end
   end
   return {
     id = op[2], client = ME, run = op[4], step = op[5], tenant = op[7], class = class, priority = priority,
@@ -101,8 +104,8 @@ function DO.a(op) ask(op) end
 -- An ask that may be known.
 function DO.A(op)
   local r = resource(op[3])
-  local p = load_permit(r, op[2])
-  if p then return p.client == ME and tell(ME, {'g', p.id, p.tokens}) end
+  local p = load_permit(r, ME, op[2])
+  if p then return tell(ME, {'g', p.id, p.tokens}) end
   local w = load_waiter(r, op[2])
   if not w then return ask(op) end
   pass(r)
@@ -112,7 +115,7 @@ end
 -- The request of a permit was written, some seconds ago.
 function DO.w(op)
   local r = resource(op[3])
-  local p = load_permit(r, op[2])
+  local p = load_permit(r, ME, op[2])
   if not p or p.written then return end
   pass(r)
   write(r, p, NOW - op[4])
@@ -122,9 +125,9 @@ end
 -- An ask is given up, or a permit whose call was not made.
 function DO.x(op)
   local r = resource(op[3])
-  local p = load_permit(r, op[2])
+  local p = load_permit(r, ME, op[2])
   if p then
-    call('HDEL', T .. 'p:' .. r.name, op[2])
+    call('HDEL', permits_key(r, ME), op[2])
     if p.written then return ends(r, p, 'unused', '', nil, nil, NOW) end
     return unused(r, p)
   end
@@ -135,9 +138,9 @@ end
 -- A permit ends: {id, resource, how, says, tokens, blocked, seconds since its request was written, if it was}.
 function DO.d(op)
   local r = resource(op[3])
-  local p = load_permit(r, op[2])
+  local p = load_permit(r, ME, op[2])
   if p then
-    call('HDEL', T .. 'p:' .. r.name, op[2])
+    call('HDEL', permits_key(r, ME), op[2])
     pass(r)
     if op[4] == 'unused' and not p.written and not op[8] then unused(r, p)
     else ends(r, p, op[4], op[5], op[6], op[7], NOW - (op[8] or 0)) end
@@ -183,8 +186,7 @@ function DO.j(op)
     local up_s = tonumber(string.match(call('INFO', 'server'), 'uptime_in_seconds:(%d+)') or 0)
     life, lost = {text(NOW), 1, server}, up_s < C.QUIET_S
   end
-  if op[2] and op[2] ~= life[1] then recalls, lost = 'all', true
-  elseif op[2] and op[3] ~= life[2] then recalls = 'late' end
+  lost = lost or (op[2] and op[2] ~= life[1])
   call('SET', T .. 'life', cmsgpack.pack(life))
   if lost then
     quiet = NOW + C.QUIET_S
@@ -196,9 +198,9 @@ end
 -- A permit that its process holds: an ask, the tokens reserved for it, seconds since it was written.
 function DO.h(op)
   local r = resource(op[3])
-  local p = load_permit(r, op[2])
+  local p = load_permit(r, ME, op[2])
   if not p then
-    p = {id = op[2], client = ME, step = op[5], tokens = op[14], granted_at = NOW - op[13], since = NOW - op[13], written = false}
+    p = {id = op[2], client = ME, step = op[5], tokens = op[14], granted_at = NOW - op[13], written = false}
     begins(r, p.tokens)
     r.changed = true
   end
@@ -206,13 +208,13 @@ function DO.h(op)
   save_permit(r, p)
 end
 
--- A call that has ended: {id, resource, seconds since it was written, tokens, seconds since its end}.
+-- A call that has ended, and that the server has lost: {resource, seconds since it was written, tokens, seconds since
+-- its end}.
 function DO.c(op)
-  if not recalls or (recalls == 'late' and op[6] > C.LATE_S) then return end
-  local name = op[3]
+  local name = op[2]
   recalled[name] = recalled[name] or {c = {}, k = {}}
-  table.insert(recalled[name].c, {NOW - op[4], 1})
-  if op[5] > 0 then table.insert(recalled[name].k, {NOW - op[6], op[5]}) end
+  table.insert(recalled[name].c, {NOW - op[3], 1})
+  if op[4] > 0 then table.insert(recalled[name].k, {NOW - op[5], op[4]}) end
 end
 
 -- These are all permits and asks of the process.
@@ -308,8 +310,7 @@ local function main(keys, arguments)
   call, T = redis.call, keys[1] .. 'lim:'
   local request = cmsgpack.unpack(arguments[1])
   ME, NOW, OPS = request[1], request[2], request[3]
-  resources, answers, told, asked, recalled, recalls, life, levels = {}, {}, {}, {}, {}, false, false, false
-  tangles = false
+  resources, answers, told, asked, recalled, life, levels, tangles = {}, {}, {}, {}, {}, false, false, false
   if NOW == 0 then
     local time = call('TIME')
     NOW = time[1] + time[2] / 1000000

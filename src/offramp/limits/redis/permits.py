@@ -50,9 +50,7 @@ class Permits:
         """Those of which the server does not know yet that they were written, the first one first."""
         self._lifted: dict[str, tuple[str, int]] = {}
         self._spans = {name: _longest_s(spec) for name, spec in resources.items()}
-        self._calls: dict[str, deque[tuple[float, float, str, int]]] = {
-            name: deque(maxlen=CALLS_MAX) for name in resources
-        }
+        self._calls: dict[str, deque[tuple[float, float, int]]] = {name: deque(maxlen=CALLS_MAX) for name in resources}
 
     def begin(self, ask: Ask, notify: Notify, now: float) -> Permit:
         """A new one, which waits."""
@@ -99,7 +97,7 @@ class Permits:
             calls.popleft()
         refused = done.how in {"throttled", "exhausted"}
         tokens = (0 if refused else permit.tokens) if done.tokens is None else max(0, done.tokens)
-        calls.append((now, written_at, permit.ask.id, tokens))
+        calls.append((now, written_at, tokens))
 
     def lift(self, run_id: str, sla: str, priority: int) -> None:
         """The asks of a run count as of this class."""
@@ -115,16 +113,19 @@ class Permits:
         written, self.written = self.written, []
         return [("w", each.ask.id, each.ask.resource, now - each.written_at) for each in written]
 
+    def calls(self, now: float, span_s: float) -> Iterator[Op]:
+        """The calls that ended in the last `span_s` seconds and still count, for a server that has lost them."""
+        for resource, calls in self._calls.items():
+            since = now - min(self._spans[resource], span_s)
+            for ended_at, written_at, tokens in calls:
+                if ended_at >= since:
+                    yield ("c", resource, now - written_at, tokens, now - ended_at)
+
     def everything(self, now: float) -> Iterator[Op]:
-        """All that the server has to know of this process; it forgets what it knows beyond that."""
+        """All that is open here, for a server that then forgets what it knows beyond that."""
         self.written = []
         for run_id, (sla, priority) in self._lifted.items():
             yield ("l", run_id, sla, priority)
-        for resource, calls in self._calls.items():
-            since = now - self._spans[resource]
-            for ended_at, written_at, permit_id, tokens in calls:
-                if ended_at >= since:
-                    yield ("c", permit_id, resource, now - written_at, tokens, now - ended_at)
         for permit in self.open.values():
             if permit.granted:
                 written = now - permit.written_at if permit.written_at else None

@@ -23,8 +23,10 @@ LEASE_STEP = 0.05
 """The part of a lease by which a call may leave it shorter: it is written no more often."""
 QUIET_S = 4.0
 """Seconds without grants once the server has lost data, or may have: processes tell again what they hold and called."""
-LATE_S = 10.0
-"""Seconds for which calls are told again to a server that has another one's data, which may lack the last ones."""
+BACK_S = 1.0
+"""Seconds by which the server's clock is set back at least where that is noticed."""
+SAID_MAX = 1_000
+"""Waiters that learn of a longer stop at once."""
 DUTY_LATE_S = 0.05
 """Seconds after which another process calls in the place of the one that was to."""
 GRANTS_MAX = 200
@@ -46,7 +48,8 @@ LIBRARIES = "offramp_limits_"
 CONSTANTS = {
     "RECORDS_MAX": RECORDS_MAX,
     "QUIET_S": QUIET_S,
-    "LATE_S": LATE_S,
+    "BACK_S": BACK_S,
+    "SAID_MAX": SAID_MAX,
     "DUTY_LATE_S": DUTY_LATE_S,
     "GRANTS_MAX": GRANTS_MAX,
     "REAP_MAX": REAP_MAX,

@@ -4,13 +4,13 @@
 --   lim:clients        zset: processes, by the end of their leases
 --   lim:s:RESOURCE     the record of a resource, packed: what it counts, and what is learned
 --   lim:names          set: resources that have one
---   lim:p:RESOURCE     hash: permits by id
+--   lim:p:RESOURCE OF  hash: permits of a process by id
 --   lim:w:RESOURCE     hash: waiters by id
 --   lim:c:, lim:k:     zsets: what was called, and tokens used, see windows.lua
 --   lim:q:RESOURCE …   the order of waiters, see queue.lua
 --   lim:e:RESOURCE     hash: tokens to reserve by step, and how many calls that is of; zsets lim:y:: its last calls
 --   lim:keepers        hash: waiters that keep permits, with the resource that they wait for
---   lim:run:RUN        set: the waiters of a run
+--   lim:of:PROCESS     set: its waiters, with the resources that they wait for; lim:run:RUN: those of a run
 --   lim:up:RUN         the class that a run counts as
 --   lim:life           which data of which server these are: {epoch, number, server}
 
@@ -90,16 +90,17 @@ end
 
 -- Permits and waiters.
 
-local function load_permit(r, id)
-  local kept = call('HGET', T .. 'p:' .. r.name, id)
+local function permits_key(r, client) return T .. 'p:' .. r.name .. ' ' .. client end
+
+local function load_permit(r, client, id)
+  local kept = call('HGET', permits_key(r, client), id)
   if not kept then return nil end
   local p = cmsgpack.unpack(kept)
-  return {id = id, client = p[1], step = p[2], tokens = p[3], granted_at = p[4], since = p[5], written = p[6]}
+  return {id = id, client = client, step = p[1], tokens = p[2], granted_at = p[3], written = p[4]}
 end
 
 local function save_permit(r, p)
-  local kept = cmsgpack.pack({p.client, p.step, p.tokens, p.granted_at, p.since, p.written})
-  call('HSET', T .. 'p:' .. r.name, p.id, kept)
+  call('HSET', permits_key(r, p.client), p.id, cmsgpack.pack({p.step, p.tokens, p.granted_at, p.written}))
 end
 
 local function load_waiter(r, id)

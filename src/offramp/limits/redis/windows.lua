@@ -9,9 +9,23 @@ local function log_key(r, kind) return T .. kind .. ':' .. r.name end
 
 local function rates_of(r, kind) return kind == 'c' and r.spec.rates or r.spec.tokens end
 
+-- The server's clock was set back: what counts does so from now on.
+local function set_back(r, kind)
+  local log, least = r.s[kind], r.s[kind].total
+  for _, gone in pairs(log.gone) do least = math.min(least, gone) end
+  call('DEL', log_key(r, kind))
+  log.member, log.last, log.began, log.dropped = text(NOW) .. ' ' .. text(log.total), NOW, 0, least
+  for name in pairs(log.gone) do log.gone[name], log.head[name] = least, log.total > least and NOW end
+  if log.total > least then
+    call('ZADD', log_key(r, kind), text(log.total), log.member)
+    call('EXPIRE', log_key(r, kind), C.KEPT_S)
+  end
+end
+
 -- Count what still counts now.
 local function pass_log(r, kind)
   local log = r.s[kind]
+  if log.last > NOW + C.BACK_S then set_back(r, kind) end
   for _, rate in ipairs(rates_of(r, kind)) do
     -- A window of another version of the app begins with all that is kept.
     if not log.gone[rate[3]] then log.gone[rate[3]], log.head[rate[3]] = log.dropped, 0 end
@@ -36,6 +50,7 @@ end
 local function pass(r)
   if r.passed then return end
   r.passed = true
+  r.s.blocked, r.s.cut = math.min(r.s.blocked, NOW + C.BLOCKED_S_MAX), math.min(r.s.cut, NOW)
   pass_log(r, 'c')
   pass_log(r, 'k')
 end
