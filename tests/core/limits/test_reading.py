@@ -157,6 +157,7 @@ def test_announcements_are_not_the_first_token():
     assert firsts(CLAUDE).rstrip().endswith(b'"text": ""}}')
     assert firsts(RESPONSES).endswith(b'"hello"}\n\n')
     assert firsts(b": comment\n\nretry: 3\n\ndata: plain text\n\n").endswith(b"plain text\n\n")
+    assert read(data({"x": "y" * 3 * HEAD_BYTES_MAX}), STREAM).first
     nothing = read(b": ping\n\nevent: ping\n\ndata: [DONE]\n\n", STREAM)
     assert not nothing.first
     assert nothing.complete
@@ -209,6 +210,10 @@ def test_where_no_tokens_are_read_the_first_byte_is_the_first_token(content, hea
         ({"error": {"code": "insufficient_quota"}}, (None, Verdict("exhausted", "insufficient_quota", EXHAUSTED_S))),
         ({"tools": [{"properties": {"error": {"type": "string"}, "usage": {"type": "x"}}}]}, (None, Verdict("ok"))),
         ({"usage": {"total_tokens": -1, "prompt_tokens": "3", "completion_tokens": True}}, (None, Verdict("ok"))),
+        (
+            {"usage": {"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": None, "total_tokens": 99}}},
+            (Usage(3, 0, 0, 3), Verdict("ok")),
+        ),
         ({"usage": {"total_tokens": 10**13}}, (None, Verdict("ok"))),
         ({"usage": [], "error": None}, (None, Verdict("ok"))),
         (["x"], (None, Verdict("ok"))),
@@ -248,6 +253,21 @@ def test_an_error_that_no_blank_line_ends_counts():
     assert outcome(read(b"event: error\ndata: out of luck\n\n", STREAM)) == (None, Verdict("failed", "error event"))
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_line_may_end_in_any_way_wherever_it_is_cut(end):
+    content = b'event: error\ndata: {"message":\ndata: "no"}\n\n'.replace(b"\n", end)
+    for reader in (read(content, STREAM, list(range(len(content)))), read(content, STREAM)):
+        assert outcome(reader) == (None, Verdict("failed", "error event"))
+    lost = b'data: {"usage":\ndata: {"total_tokens": 3}}\n\n'.replace(b"\n", end)
+    assert outcome(read(lost, STREAM, list(range(len(lost))))) == (Usage(0, 0, 0, 3), Verdict("ok"))
+
+
+def test_the_last_name_of_an_event_counts_and_for_it_alone():
+    assert not read(b"event: error\nevent: message\ndata: {}\n\n", STREAM).failed
+    assert not read(b"event: error\n\ndata: {}\n\n", STREAM).failed
+    assert read(b"event: message\nevent: error\ndata: {}\n\n", STREAM, [18, 22]).failed
+
+
 def test_data_of_several_lines_is_one_event():
     assert outcome(read(b'data: {"error":\ndata:{"type": "server_error"}}\n\n', STREAM, [3, 9, 16, 20])) == (
         None,
@@ -261,8 +281,9 @@ def test_errors_have_their_status_headers_and_body():
     packed = read(gzip.compress(body), {**JSON, "content-encoding": "gzip"}, [5], status=429)
     assert packed.verdict(NOW).how == "exhausted"
     assert read(b"", {"retry-after": "3"}, status=503).verdict(NOW) == Verdict("failed", "503", 3.0)
-    as_stream = read(body, STREAM, status=429)
-    assert as_stream.verdict(NOW).how == "exhausted"
+    for status in (400, 429):
+        assert read(body, STREAM, status=status).verdict(NOW).how == "exhausted"
+    assert read(b'{"error": 1, "usage": {"total_tokens": 3}}', JSON, status=400).verdict(NOW) == Verdict("ok", "400")
     limited = read(CHAT, {**STREAM, "x-ratelimit-remaining": "0", "x-ratelimit-reset": "4"})
     assert limited.verdict(NOW) == Verdict("ok", blocked_s=4.0)
 

@@ -139,6 +139,7 @@ def event(content: object, status: int | None = 200) -> Verdict | None:
         ({"type": "error", "error": {"type": "overloaded_error"}}, Verdict("failed", "overloaded_error")),
         ({"error": {"message": "The server had an error", "type": "server_error"}}, Verdict("failed", "server_error")),
         ({"error": {"message": "boom"}}, Verdict("failed", "error event")),
+        ({"error": "overloaded"}, Verdict("failed", "overloaded")),
         ({"error": "boom now"}, Verdict("failed", "error event")),
         ({"type": "error", "code": "server_error", "message": ""}, Verdict("failed", "server_error")),
         (
