@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import gzip
 import pickle
 import ssl
 import threading
@@ -90,6 +91,15 @@ async def test_each_request_takes_a_permit_which_counts_once_it_is_written(shape
     assert done.first_s > 0
     assert len({permit for _, permit, _ in limits.reported}) == 1
     assert [ask.resource for ask in limits.asks] == ["openai"]
+
+
+async def test_a_packed_answer_is_read_and_passed_on_as_it_is(shape, provider, limits):
+    reply = completion()
+    packed = gzip.compress(reply.parts[0])
+    reply.parts, reply.headers["content-encoding"] = [packed[:20], packed[20:]], "gzip"
+    provider.replies.append(reply)
+    assert (await shape.post(provider.url, json={})).json()["usage"]["total_tokens"] == 12
+    assert limits.dones[0].tokens == 12
 
 
 async def test_nothing_is_sent_before_the_permit_is_granted(shape, provider, limits):
