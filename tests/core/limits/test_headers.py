@@ -22,7 +22,8 @@ def test_retry_after_in_seconds_is_read(value):
 
 @given(st.integers(-1000, 1000))
 def test_retry_after_as_a_date_is_read_and_the_past_means_now(offset):
-    assert parse_retry_after(formatdate(NOW + offset, usegmt=True), NOW) == max(0, offset)
+    for form in (formatdate(NOW + offset, usegmt=True), formatdate(NOW + offset, usegmt=True).encode()):
+        assert parse_retry_after(form, NOW) == max(0, offset)
 
 
 @given(st.text() | st.binary() | st.integers(max_value=-1) | st.just(float("nan")) | st.booleans() | st.none())
