@@ -97,6 +97,14 @@ def at(offset: float) -> str:
             },
             0.12,
         ),
+        (
+            {
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "1m0s",
+                "x-ratelimit-limit-requests": "1",
+            },
+            60.0,
+        ),
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m0s"}, None),
         (
             {
@@ -141,6 +149,7 @@ def test_headers_of_every_form():
     wanted = {"retry-after": "3", "content-type": "text/event-stream"}
     assert headers_of(pairs) == headers_of({name.decode(): value.decode() for name, value in pairs}) == wanted
     assert headers_of([("retry-after", "9" * (VALUE_CHARS_MAX + 1))]) == {"retry-after": ""}
+    assert headers_of([("retry-after", "9".ljust(VALUE_CHARS_MAX))]) == {"retry-after": "9"}
     for odd in (None, 3, "retry-after", [1], [("retry-after",)], {"retry-after": None}, {3: 4}):
         assert asked_s(headers_of(odd), NOW) is None
 
