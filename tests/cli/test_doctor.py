@@ -165,6 +165,30 @@ def test_the_steps_of_a_pipeline_are_read_from_its_code():
     }
 
 
+def test_the_steps_of_a_failover_are_looked_at_and_not_the_failover():
+    app = App("shop")
+
+    @app.step
+    async def first(x: int) -> int:
+        return x
+
+    @app.step(timeout=100)
+    async def second(x: int) -> int:
+        return x
+
+    answer = app.failover(first, second, name="answer")
+
+    @app.pipeline
+    async def whole(x: int) -> int:
+        return await answer(x)
+
+    assert [step.name for step in steps_used(app, whole.spec)] == ["first", "second"]
+    found = list(check_app(app, Settings()))
+    assert texts(found, "risk") == ["step first: has no timeout: a call that hangs blocks its run forever"]
+    above = "pipeline whole: timeouts above its budget of 6 s: second 100 s; a slow step is demoted"
+    assert above in texts(found, "note")
+
+
 def test_declarations_that_fight_each_other_are_told():
     found = list(check_app(shop(), Settings()))
     assert texts(found, "risk") == [

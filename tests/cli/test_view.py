@@ -49,6 +49,18 @@ def test_a_label_stands_beside_the_name_of_its_step():
     assert [step.name for step in view.running.values()] == ["write (web 'why')"]
 
 
+def test_the_target_of_a_failover_stands_beside_each_attempt():
+    story = Story().accepted().step("started", target="first")
+    story.step("retrying", target="first", error={"code": "x", "message": "down"}, delay_ms=0.0)
+    story.step("started", attempt=2, target="second").step("completed", 0.4, attempt=2, duration_ms=300.0)
+    assert story.texts()[1:] == [
+        "write by first",
+        "write attempt 1 by first is void: down; again at once",
+        "write by second, attempt 2",
+        "write in 300 ms, attempt 2",
+    ]
+
+
 def test_a_run_is_told_from_acceptance_to_its_end():
     story = Story().accepted().step("started", 0.1).step("completed", 0.4, duration_ms=300.0)
     view, lines = story.then("run.completed", 0.5, result="x").shown_by()

@@ -181,3 +181,11 @@ def test_a_step_whose_end_nobody_knows_has_no_duration():
 def test_a_run_without_steps_is_one_row():
     lines = drawn(ended(Log(), 0.5))
     assert lines[1].split() == ["research", "─" * 60, "500", "ms"]
+
+
+def test_the_target_of_a_failover_stands_beside_its_bar():
+    log = Log().step(0.0, "started", target="first")
+    log.step(0.3, "retrying", error={"code": "step-failed"}, delay_ms=0.0, target="first")
+    log.step(0.3, "started", attempt=2, target="second").step(0.6, "completed", attempt=2, duration_ms=300.0)
+    [row] = [line for line in drawn(ended(log, 0.6)) if line.startswith(("  write", "▸ write"))]
+    assert row.endswith("600 ms  2 attempts, by second")

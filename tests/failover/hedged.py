@@ -97,3 +97,11 @@ def hedge(service, budget):
     won = []
     service.process.lanes.hedging = Hedging(budget, won.append)
     return won
+
+
+async def on_loop(runtime, call=lambda: None, *args):
+    """Call on the run loop, after all that it was given before."""
+    done = Signal()
+    loop = runtime.service.process.loops.loops[0].loop
+    loop.call_soon_threadsafe(lambda: (call(*args), done.set()))
+    await done.wait()

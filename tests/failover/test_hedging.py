@@ -9,7 +9,7 @@ import pytest
 from offramp import App, testing
 from offramp.errors import DeclarationError, RunCancelled, StepTimeout
 from offramp.testing import FakeClock
-from tests.failover.hedged import AFTER_S, Budget, Executions, declared, hedge
+from tests.failover.hedged import AFTER_S, Budget, Executions, declared, hedge, on_loop
 from tests.support import Signal, eventually, failure_of, log_of, of, result_of, types
 
 
@@ -32,14 +32,6 @@ async def begun(runtime, clock, executions, budget, path="fast"):
     await executions.began[0].wait()
     clock.advance(AFTER_S)
     return Begun(runtime, handle, executions, budget, won, clock)
-
-
-async def on_loop(runtime, call, *args):
-    """Call on the run loop."""
-    loop = runtime.service.process.loops.loops[0].loop
-    done = Signal()
-    loop.call_soon_threadsafe(lambda: (call(*args), done.set()))
-    await done.wait()
 
 
 @pytest.mark.parametrize("path", ["fast", "deep"])

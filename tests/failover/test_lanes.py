@@ -8,8 +8,9 @@ from offramp import App, emit, testing
 from offramp.paths.local import LocalRuntime
 from offramp.testing import FakeClock
 from tests.failover import desk
-from tests.failover.hedged import AFTER_S, Budget, Executions, hedge
+from tests.failover.hedged import AFTER_S, Budget, Executions, hedge, on_loop
 from tests.failover.hedged import declared as declared_hedged
+from tests.failover.test_providers import Watched
 from tests.support import Signal, log_of, member, of, result_of
 from tests.telemetry.conftest import host_program
 
@@ -62,6 +63,7 @@ async def test_targets_and_late_first_tokens_are_in_the_trace(memory):
         handle = await runtime.start("pipe")
         await waits.wait()
         clock.advance(2.1)
+        await on_loop(runtime)
         may_end.set()
         assert await result_of(handle) == "why"
     span = memory.one("offramp.step answer")
@@ -90,3 +92,30 @@ async def test_a_hedge_is_in_the_trace(memory):
         "step.hedged",
         {"offramp.step.attempt": 1, "offramp.hedge.won": True},
     )
+
+
+@pytest.mark.parametrize(("emits", "reported"), [(False, ["slow"]), (True, [])])
+async def test_a_call_with_a_permit_is_slow_unless_its_step_has_emitted(tmp_path, emits, reported):
+    app, clock, limits, waits, may_end = App("desk"), FakeClock(), Watched(), Signal(), Signal()
+    model = app.resource("model", concurrency=5)
+
+    @app.step(slow_after=2.0, uses=model)
+    async def ask() -> str:
+        async with model.permit():
+            if emits:
+                emit("a token")
+            waits.set()
+            await may_end.wait()
+        return "done"
+
+    @app.pipeline(budget=60)
+    async def pipe() -> str:
+        return await ask()
+
+    async with member(app, tmp_path, "local", clock=clock, limits=limits) as service:
+        handle = await LocalRuntime(service).start("pipe")
+        await waits.wait()
+        clock.advance(2.1)
+        may_end.set()
+        assert await result_of(handle) == "done"
+    assert limits.what() == ["written", *reported, "done"]

@@ -61,6 +61,16 @@ def limited_too(question: str) -> str:
     return question
 
 
+either = app.failover(limited, limited_too, first_token=3.0, name="either")
+either_step: Step[[str], str] = either
+either_coroutine: Coroutine[Any, Any, str] = either(question="?")
+
+
+@app.step(hedge=True, slow_after=2.0)
+async def hedged(question: str) -> str:
+    return question
+
+
 limited_coroutine: Coroutine[Any, Any, str] = limited("?")
 limited_too_coroutine: Coroutine[Any, Any, str] = limited_too("?")
 

@@ -32,7 +32,8 @@ def check_app(app: App, settings: Settings) -> Iterator[Finding]:
     for pipeline in app.pipelines.values():
         yield from _check_pipeline(app, pipeline.spec, settings)
     for step in app.steps.values():
-        yield from _check_step(step.spec)
+        if not step.spec.targets:  # a failover is as its steps are
+            yield from _check_step(step.spec)
     policies = {step.spec.name: step.spec.policy for step in app.steps.values()}
     timed = [name for name, policy in policies.items() if policy.lane == "thread" and policy.timeout]
     if timed:
@@ -50,7 +51,7 @@ def budget_of(app: App, spec: PipelineSpec) -> float:
 
 
 def steps_used(app: App, spec: PipelineSpec) -> list[StepSpec]:
-    """The App's steps that a pipeline's code names, directly or through a pipeline it calls."""
+    """The App's steps that a pipeline's code names, directly, or through a pipeline or a failover that it calls."""
     by_identity = {id(step): step.spec for step in app.steps.values()}
     inner = {id(pipeline): pipeline.spec for pipeline in app.pipelines.values()}
     used: dict[str, StepSpec] = {}
@@ -62,7 +63,8 @@ def steps_used(app: App, spec: PipelineSpec) -> list[StepSpec]:
         spaces = [getattr(function, "__globals__", {}), *_closure(function)]
         for value in (space[name] for space in spaces for name in sorted(names) if name in space):
             if id(value) in by_identity:
-                used[by_identity[id(value)].name] = by_identity[id(value)]
+                step = by_identity[id(value)]
+                used |= {each.name: each for each in (target() for _, target in step.targets)} or {step.name: step}
             elif id(value) in inner and inner[id(value)].name not in seen:
                 seen.add(inner[id(value)].name)
                 waiting.append(inner[id(value)].function)

@@ -66,6 +66,7 @@ class Borrower(Holder):
         self._lane = limits
         self._send = send
         self._first = first
+        self._has_token = False
         self._untaken = dict(loan.permits)
         self._numbers = itertools.count()
         self._limits = _Routed(limits, {held.id for held in loan.permits.values()}, self._tell)
@@ -87,6 +88,11 @@ class Borrower(Holder):
     def retries(self) -> bool:
         """Whether another attempt may follow a failure."""
         return self._loan.retries
+
+    @property
+    def has_token(self) -> bool:
+        """Whether it has emitted, or received the first byte of an answer."""
+        return self._has_token
 
     @property
     def cut(self) -> How:
@@ -130,7 +136,12 @@ class Borrower(Holder):
 
     def first_byte(self, resource: str) -> None:
         """The first token of an answer has come."""
+        self.emitted()
         self._first()
+
+    def emitted(self) -> None:
+        """The attempt has emitted something."""
+        self._has_token = True
 
 
 class _Routed(Limits):

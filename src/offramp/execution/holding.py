@@ -107,6 +107,11 @@ class AttemptHolder(Holder):
         return self._attempt.slow_after_s
 
     @property
+    def has_token(self) -> bool:
+        """Whether it has emitted, or received the first byte of an answer."""
+        return self._attempt.first is not None and self._attempt.first.came
+
+    @property
     def cut(self) -> How:
         """See `Attempt.cut`."""
         return self._attempt.cut

@@ -31,7 +31,7 @@ from offramp.execution.endings import aborted
 from offramp.execution.forked import Territory
 from offramp.execution.lending import Loan
 from offramp.execution.process_group import Leader
-from offramp.ports.limits import Holder, Place
+from offramp.ports.limits import Place
 from offramp.telemetry.setup import LANE_CLOSE_S_MAX, LANE_DELAY_MS, Telemetry, set_up
 
 TRACEBACK_LENGTH_MAX = 6_000
@@ -91,7 +91,7 @@ class RemoteAttempt:
         self.target = job.target
         """See `Attempt`."""
         self._awaits_first = job.awaits_first
-        self.holder: Holder | None = None
+        self.holder: Borrower | None = None
         """See `Attempt`."""
         if job.loan is not None:
             news = functools.partial(self._send, "permit")
@@ -136,6 +136,8 @@ class RemoteAttempt:
 
     def emit(self, encoded: bytes) -> None:
         """Send a delta to the parent."""
+        if self.holder is not None:
+            self.holder.emitted()
         self._send("emit", encoded)
 
     def first_token(self) -> None:

@@ -146,6 +146,10 @@ class Holder(Protocol):
         """
 
     @property
+    def has_token(self) -> bool:
+        """Whether the first token of the attempt has come, where `slow_after` is not None."""
+
+    @property
     def cut(self) -> How:
         """How a call counts that is cancelled now: `slow` or `failed` if its attempt was late, else `cancelled`."""
 

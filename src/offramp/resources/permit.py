@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from offramp.core.limits.raised import verdict_of_error
 from offramp.core.limits.spec import ResourceSpec
@@ -11,6 +12,9 @@ from offramp.ports.limits import Done, Holder
 from offramp.resources.holding import Holding, Need
 from offramp.resources.service import Service
 from offramp.resources.waiting import acquire, acquire_async
+
+if TYPE_CHECKING:
+    from offramp.ports.clock import Timer
 
 
 class Permit:
@@ -26,6 +30,7 @@ class Permit:
         self._tokens: int | None = None
         self._is_entered = False
         self._holding: Holding | None = None
+        self._timer: Timer | None = None
 
     def used(self, *, tokens: int) -> None:
         """Report what the call used, as the provider says; without this, what was reserved counts.
@@ -41,13 +46,13 @@ class Permit:
     def __enter__(self) -> Self:
         holder = self._entered()
         if holder is not None:
-            self._begun(acquire(self._spec, holder, self._need))
+            self._begun(holder, acquire(self._spec, holder, self._need))
         return self
 
     async def __aenter__(self) -> Self:
         holder = self._entered()
         if holder is not None:
-            self._begun(await acquire_async(self._spec, holder, self._need))
+            self._begun(holder, await acquire_async(self._spec, holder, self._need))
         return self
 
     def _entered(self) -> Holder | None:
@@ -56,9 +61,12 @@ class Permit:
         self._is_entered = True
         return self._service.holder(self._spec.name)
 
-    def _begun(self, holding: Holding) -> None:
+    def _begun(self, holder: Holder, holding: Holding) -> None:
         self._holding = holding
         holding.written()
+        if holder.slow_after is not None:
+            late = functools.partial(_late, holder, holding)
+            self._timer = holding.clock.call_at(holding.clock.monotonic() + holder.slow_after, late)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -66,6 +74,8 @@ class Permit:
         holding, self._holding = self._holding, None
         if holding is None:
             return
+        if self._timer is not None:
+            self._timer.cancel()
         if error is None:
             holding.done(Done(tokens=self._tokens))
             return
@@ -76,6 +86,12 @@ class Permit:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, trace)
+
+
+def _late(holder: Holder, holding: Holding) -> None:
+    """The call is not over, and its step has emitted nothing, when its first token should have come."""
+    if not holder.has_token:
+        holding.slow()
 
 
 def whole(tokens: int, what: str) -> int:

@@ -51,6 +51,11 @@ class Outside(Holder):
         return False
 
     @property
+    def has_token(self) -> bool:
+        """False: no attempt is under way."""
+        return False
+
+    @property
     def cut(self) -> How:
         """Cancelled, by the code itself."""
         return "cancelled"
