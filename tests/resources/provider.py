@@ -95,6 +95,8 @@ class Provider:
     def __init__(self) -> None:
         self.replies: deque[Reply] = deque()
         self.seen: list[Seen] = []
+        self.open = self.peak = 0
+        """Answers under way at once, and the most so far."""
         self.left = 0
         """Clients that closed their connection before the end of an answer."""
         self._loop = asyncio.new_event_loop()
@@ -124,7 +126,14 @@ class Provider:
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         self.seen.append(Seen(method, path, headers, body))
-        reply = self.replies.popleft() if self.replies else completion()
+        self.open += 1
+        self.peak = max(self.peak, self.open)
+        try:
+            return await self._answer(reader, writer, self.replies.popleft() if self.replies else completion())
+        finally:
+            self.open -= 1
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply: Reply) -> bool:
         if reply.answers is not None:
             await reply.answers.wait()
         given = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
@@ -138,8 +147,7 @@ class Provider:
             writer.write_eof()
             await reader.read()
             return False
-        writer.write(b"0\r\n\r\n")
-        await writer.drain()
+        writer.write(b"0\r\n\r\n")  # the last thing, so that this answer is over before another request is read
         return True
 
     async def _leaves(self, reader: asyncio.StreamReader, goes_on: Signal) -> bool:

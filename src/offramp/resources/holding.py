@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+from offramp.core.limits.gate import TOKENS_DEFAULT
 from offramp.core.limits.spec import ResourceSpec
 from offramp.ports.clock import Clock
 from offramp.ports.limits import Answer, Done, Granted, Held, Holder, Refused, Waits, refusal
@@ -184,13 +185,15 @@ class Asking:
 def _is_enough(held: Held, spec: ResourceSpec, need: Need) -> bool:
     """Whether the tokens of a permit that was granted before its call was known are enough for the call.
 
-    What the step's calls used before is a good guess; nothing is none.
+    What the step's calls used before is a good guess; what stands for the first ones is none.
     """
     if not spec.tokens:
         return True
     if need.tokens is not None:
         return need.tokens <= held.tokens
-    return held.tokens > 0 or need.tokens_max is None
+    if need.tokens_max is None or need.tokens_max <= held.tokens:
+        return True
+    return held.tokens not in {0, TOKENS_DEFAULT}
 
 
 def _first(once: list[None]) -> bool:
