@@ -11,10 +11,9 @@ import itertools
 import threading
 from typing import TYPE_CHECKING
 
-from offramp.errors import CircuitOpen, ExceedsLimit, ResourceBusy, WaitsForItself
 from offramp.execution.holding import AttemptHolder, Kept
 from offramp.ports.commit import call_threadsafe
-from offramp.ports.limits import Answer, Ask, Granted, Held, Limits, Refused, Waits
+from offramp.ports.limits import Answer, Ask, Granted, Held, Limits, Refused, Waits, refusal
 from offramp.ports.seams import Asked, Before, Postpone, Says, Wait
 
 if TYPE_CHECKING:
@@ -160,13 +159,3 @@ class _Asking:
         if self._has_waited:
             self._permits.crowd.leave(self)
             self._says(Wait(self._ask.resource, None))
-
-
-def refusal(refused: Refused) -> ResourceBusy | WaitsForItself | ExceedsLimit:
-    """The error for a refused ask."""
-    if refused.why == "deadlock":
-        return WaitsForItself(refused.says)
-    if refused.why == "too-small":
-        return ExceedsLimit(refused.says)
-    kind = CircuitOpen if refused.why == "open" else ResourceBusy
-    return kind(refused.says, refused.retry_after_s)
