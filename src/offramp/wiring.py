@@ -40,6 +40,8 @@ from offramp.execution.threads import Threads
 from offramp.execution.values import Values
 from offramp.execution.warming import Warming
 from offramp.execution.watchdog import Watchdog
+from offramp.limits.counted import CountedLimits
+from offramp.limits.opening import Meeting, meeting
 from offramp.paths.deep import DeepPath
 from offramp.paths.deliver import Feed
 from offramp.paths.demote import Demoter
@@ -108,6 +110,7 @@ def build(
     seams: Seams = NO_SEAMS,
     warms: bool = True,
     limits: Limits | None = None,
+    alone: bool = False,
 ) -> Service:
     """A process of the service, not started yet.
 
@@ -120,8 +123,10 @@ def build(
         on_present: told the ids of the processes that hold a lease, on another thread, whenever that was looked up.
         seams: what each attempt of a step waits for before it, and what is around it.
         warms: whether `start` makes the clients of `per_loop`, and waits for process lanes.
-        limits: give the permits of the app's resources; None makes those that the settings name.
+        limits: give the permits of the app's resources; None opens those that the settings name.
+        alone: whether no other process can share the limits, as the data directory is this one's own.
     """
+    alone = alone or clock is not None
     clock = clock or SystemClock()
     metrics = Metrics(app.classes)
     imports = _imports(app)
@@ -131,7 +136,10 @@ def build(
     loops = RunLoops(settings.spare_loops)
     watchdog = Watchdog(loops, settings.blocked_after, metrics.blocked)
     control = LoopThread("offramp-control")
-    processes = _process_lane(app, imports, settings, metrics, tracing) if imports else None
+    shared = _meeting(app, settings, clock, alone=alone and role == "local" and not imports)
+    processes = _process_lane(app, imports, settings, metrics, tracing, shared) if imports else None
+    opened = None if limits is not None or shared is None else CountedLimits(shared.open(clock), metrics)
+    limits = limits or opened
     lanes = _lanes(settings, metrics, control, processes, _hedging(app, metrics, limits))
     warming = Warming(
         app.start_hooks, loops, processes, settings.start_timeout, joins_first=role == "gateway", only_hooks=not warms
@@ -162,8 +170,7 @@ def build(
         limits=limits,
     )
 
-    serving = app.service.begin(limits, clock)
-    parts = (watchdog, process.advice, lanes, loops, serving)
+    parts = (watchdog, process.advice, lanes, loops, app.service.begin(limits, clock), opened)
     close = functools.partial(_close, parts, leases, control, values)
     return _service(app, process, leases, outbox, hints, role, warming=warming, close=close)
 
@@ -175,9 +182,10 @@ class _Part(Protocol):
         """End."""
 
 
-def _close(parts: Iterable[_Part], leases: Leases, control: LoopThread, values: Values) -> None:
+def _close(parts: Iterable[_Part | None], leases: Leases, control: LoopThread, values: Values) -> None:
     for part in parts:
-        part.close()
+        if part is not None:
+            part.close()
     leases.leave()
     control.close()
     values.close()
@@ -188,6 +196,14 @@ def _values(settings: Settings, role: Role, clock: Clock) -> Values:
     if settings.objects == "memory:" and role != "local":
         raise SettingsError("objects memory: is for one process and its tests; name a folder or a bucket")
     return Values(open_blobs(settings.objects), settings.objects_above, settings.objects_patience, clock)
+
+
+def _meeting(app: Declarations, settings: Settings, clock: Clock, *, alone: bool) -> Meeting | None:
+    """How the processes of the service share the limits of its resources; None without any."""
+    specs = [resource.spec for resource in app.resources.values()]
+    redis = settings.store if is_redis(settings.store) else ""
+    alone = alone or settings.store == "memory:"
+    return meeting(specs, app.classes, data_folder(settings), clock, redis=redis, alone=alone)
 
 
 def _permits(limits: Limits | None, settings: Settings, clock: Clock) -> Permits | None:
@@ -434,7 +450,12 @@ def _imports(app: Declarations) -> _Imports | None:
 
 
 def _process_lane(
-    app: Declarations, imports: _Imports, settings: Settings, metrics: Metrics, tracing: Tracing | None
+    app: Declarations,
+    imports: _Imports,
+    settings: Settings,
+    metrics: Metrics,
+    tracing: Tracing | None,
+    limits: Meeting | None,
 ) -> ProcessLane:
     started = functools.partial(metrics.cold_start, "lane")
     return ProcessLane(
@@ -444,6 +465,7 @@ def _process_lane(
         None if tracing is None else app.name,
         hooks=imports.hooks,
         start_timeout_s=settings.start_timeout,
+        place=limits,
     )
 
 
@@ -456,7 +478,7 @@ async def local(
     chosen: Given = {**given} if temporary is None else {**given, "data": temporary}
     try:
         settings = Settings.load(**chosen)
-        service = build(app, settings, role="local", clock=clock, warms=warms)
+        service = build(app, settings, role="local", clock=clock, warms=warms, alone=temporary is not None)
         try:
             await service.start()
             yield LocalRuntime(service)

@@ -261,7 +261,12 @@ async def test_a_run_that_a_step_of_a_higher_class_awaits_is_lifted_to_it(tmp_pa
         assert limits.lifted == []
         assert await result_of(await runtime.start("below")) == "worked"
         assert limits.lifted == []
-        assert await result_of(await runtime.start("line", pipeline="below")) == "worked"
+        limits.free["api"], limits.waits = 0, Signal()
+        handle = await runtime.start("line", pipeline="below")
+        await limits.waits.wait()
+        await eventually(lambda: limits.lifted)
+        limits.grant("api")
+        assert await result_of(handle) == "worked"
     assert limits.lifted == [(limits.asked[-1].run_id, "high", 10)]
 
 

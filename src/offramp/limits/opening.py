@@ -12,8 +12,9 @@ import msgspec
 
 from offramp.core.limits.spec import ResourceSpec
 from offramp.core.sla import SLA
-from offramp.errors import SettingsError
+from offramp.errors import MissingExtra
 from offramp.ports.clock import Clock
+from offramp.ports.extras import install
 from offramp.ports.limits import Limits
 
 logger = logging.getLogger("offramp")
@@ -58,7 +59,12 @@ class Meeting(msgspec.Struct, frozen=True):
         return LocalLimits(self.resources, classes, clock)
 
     def _over_redis(self, classes: Mapping[str, SLA], clock: Clock) -> Limits:
-        raise SettingsError("limits over Redis: this version has none")
+        try:
+            from offramp.limits.redis import open_redis_limits
+        except ImportError as error:
+            missing = (error.name or "redis").partition(".")[0]
+            raise MissingExtra(f"limits over Redis need {missing}: {install('redis')}") from error
+        return open_redis_limits(self.where, self.resources, classes, clock)
 
 
 def meeting(
