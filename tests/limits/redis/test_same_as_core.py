@@ -24,6 +24,7 @@ SPECS = [
     resource_spec("calls", concurrency=3, rate=("3/s", "9/5s"), reserve=0.4, share=0.3),
     resource_spec("tokens", rate="6/2s", tokens=("100/s", "250/4s"), reserve=0.2),
     resource_spec("slots", concurrency=2, reserve=0.0),
+    resource_spec("paced", concurrency=9, rate=("9/s", "30/20s"), reserve=0.5, share=0.2),
 ]
 HOWS = ["ok", "ok", "ok", "failed", "cancelled", "throttled", "exhausted", "unused"]
 

@@ -78,7 +78,7 @@ class Capacity:
     def __init__(self, spec: ResourceSpec, margin_s: float = MARGIN_S) -> None:
         self.spec = spec
         self.calls, self.tokens = Windows(spec.rates, margin_s), Windows(spec.tokens, margin_s)
-        self.pace = Windows(_paced(spec.rates), 0.0)
+        self.pace = Windows(paced(spec.rates), 0.0)
         """What was granted, and when."""
         self.in_use = 0
         self.scale = 1.0
@@ -223,7 +223,7 @@ class Capacity:
             new.recall(now, old.entries(now))
             new.open = old.open
         self.spec, self.calls, self.tokens = spec, calls, tokens
-        self.pace = Windows(_paced(spec.rates), 0.0)
+        self.pace = Windows(paced(spec.rates), 0.0)
         self._limits = self._scaled()
 
     def _full_calls(self) -> float:
@@ -259,7 +259,9 @@ class Capacity:
             concurrency,
             tuple(limit(rate.limit) for rate in self.spec.rates),
             tuple(limit(rate.limit) for rate in self.spec.tokens),
-            () if part == 1.0 else tuple(_pace(window, limit(rate.limit)) for window, rate in _long(self.spec.rates)),
+            ()
+            if part == 1.0
+            else tuple(_pace(window, limit(rate.limit)) for window, rate in long_windows(self.spec.rates)),
         )
 
 
@@ -267,10 +269,11 @@ def _pace(window: int, limit: int) -> _Pace:
     return _Pace(window, max(1, math.floor(limit * PACED_FROM)), math.ceil(limit / PACE))
 
 
-def _long(rates: Sequence[Rate]) -> list[tuple[int, Rate]]:
+def long_windows(rates: Sequence[Rate]) -> list[tuple[int, Rate]]:
     """The windows that lower classes use at an even pace, and their places."""
     return [(window, rate) for window, rate in enumerate(rates) if rate.seconds >= PACE]
 
 
-def _paced(rates: Sequence[Rate]) -> tuple[Rate, ...]:
-    return tuple(Rate(rate.limit, math.ceil(rate.seconds / PACE)) for _, rate in _long(rates))
+def paced(rates: Sequence[Rate]) -> tuple[Rate, ...]:
+    """The windows of grants that lower classes keep an even pace in."""
+    return tuple(Rate(rate.limit, math.ceil(rate.seconds / PACE)) for _, rate in long_windows(rates))

@@ -166,7 +166,8 @@ class Gate:
                 late = self.waits.overdue(now)
             entry = self.waits.first(late)
             part = self._part(entry, late)
-            if self.capacity.lacks(entry.tokens, part) is not None and not self._has_turn(now, entry, part):
+            lacks = self.capacity.lacks(entry.tokens, part) is not None
+            if lacks and not self._has_turn(now, entry, part):
                 self._wake(now, entry, part)
                 break
             refused = self.shut(now, entry.ask.credential)
@@ -175,6 +176,8 @@ class Gate:
                 found.append((entry, refused))
                 continue
             self.waits.take(entry, late)
+            if lacks:
+                self.waits.spend(entry.waiter.sla)
             found.append((entry, self.begin(now, entry)))
             if entry.waiter.sla in late:
                 late = None
@@ -215,10 +218,7 @@ class Gate:
 
     def _has_turn(self, now: float, entry: Waiting, part: Part) -> bool:
         """Whether an entry may use what is left free of lower classes, as its class had less than its share lately."""
-        if part != OVERDUE or self._turn_at(entry) > now or self.capacity.lacks(entry.tokens) is not None:
-            return False
-        self.waits.spend(entry.waiter.sla)
-        return True
+        return part == OVERDUE and self._turn_at(entry) <= now and self.capacity.lacks(entry.tokens) is None
 
     def _turn_at(self, entry: Waiting) -> float:
         """When the last grant to a class is so long ago that its share of all calls would be another one."""

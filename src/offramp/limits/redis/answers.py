@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from offramp.core.limits.messages import Level, Refusal, Refused, WaitingClass, Waits, WindowLevel
+from offramp.core.limits.messages import Level, Reason, Refusal, Refused, WaitingClass, Waits, WindowLevel
 from offramp.core.limits.notation import say
 from offramp.core.limits.spec import ResourceSpec
 from offramp.core.order import longest_wait_s
@@ -28,10 +28,8 @@ def refused_of(spec: ResourceSpec, classes: Mapping[str, SLA], given: Sequence[A
         )
     if why == "deadlock":
         return Refused("deadlock", f"{spec.name}: the call would wait for permits that are kept until it is made")
-    because, limit, count, expected_s, sla, rate = rest
-    fastest = min(spec.rates, key=lambda each: each.limit / each.seconds, default=None)
-    at = "" if fastest is None else f" at {say(fastest)}"
-    about = "" if expected_s is False else f", about {expected_s:.0f} s{at}"
+    because, limit, count, expected_s, reason, sla, rate = rest
+    about = "" if expected_s is False else f", about {expected_s:.0f} s{_at(spec, reason)}"
     says = {
         "limit": f"queue_limit is {limit}",
         "total": f"{limit:,} may wait in all",
@@ -42,6 +40,15 @@ def refused_of(spec: ResourceSpec, classes: Mapping[str, SLA], given: Sequence[A
     if retry_after_s is None and expected_s is not False:
         retry_after_s = expected_s
     return Refused("busy", f"{spec.name}: {wait}; {says}", retry_after_s)
+
+
+def _at(spec: ResourceSpec, reason: Reason) -> str:
+    """The limit that a wait is for."""
+    rates = {"rate": spec.rates, "tokens": spec.tokens}.get(reason)
+    if rates:
+        slowest = say(min(rates, key=lambda rate: rate.limit / rate.seconds))
+        return f" at {slowest}" + (" tokens" if reason == "tokens" else "")
+    return f" at {spec.concurrency} at once" if reason == "concurrency" else ""
 
 
 def level_of(spec: ResourceSpec, classes: Mapping[str, SLA], given: Sequence[Any]) -> Level:

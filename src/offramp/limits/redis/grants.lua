@@ -70,9 +70,9 @@ local function say_waits(r, w) tell(w.client, {'w', w.id, foretell(r, w)}) end
 -- Why one that would have to wait is refused: with how many wait, how long about, and the longest that may be.
 local function full(r, w, because, limit)
   add_waiter(r, w)
-  local _, _, expected = foretell(r, w)
+  local why, _, expected = foretell(r, w)
   remove_waiter(r, w)
-  tell(w.client, {'r', w.id, 'busy', because, limit or false, r.s.waits, expected, w.class, rate_of(r) or false})
+  tell(w.client, {'r', w.id, 'busy', because, limit or false, r.s.waits, expected, why, w.class, rate_of(r) or false})
 end
 
 -- Waiters.
@@ -214,6 +214,7 @@ end
 local function begin_permit(r, w)
   begins(r, w.tokens)
   if not r.s.highest or w.priority > r.s.highest then r.s.highest = w.priority end
+  r.s.granted[w.class] = NOW
   save_permit(r, {
     id = w.id, client = w.client, step = w.step, tokens = w.tokens, granted_at = NOW, written = false,
   })
@@ -234,16 +235,34 @@ local function part_of(r, w, overdue)
   return overdue and overdue[w.class] and OVERDUE or LOWER
 end
 
--- Something changes when the windows have room, or when the class becomes overdue.
+-- When the last grant to a class is so long ago that its share of all calls would be another one.
+local function turn_at(r, w)
+  local rate = rate_of(r)
+  if not rate or rate == 0 then return math.huge end
+  return (r.s.granted[w.class] or -math.huge) + 1 / (r.spec.share * rate)
+end
+
+-- Whether a waiter may use what is left free of lower classes, as its class had less than its share lately.
+local function has_turn(r, w, part)
+  return part == OVERDUE and turn_at(r, w) <= NOW and not lacks(r, w.tokens, ALL)
+end
+
+-- Something changes when the windows have room, or when the class becomes overdue or has its turn.
 local function wake(r, w, part)
-  r.s.due = free_at(r, w.tokens, part)
-  if part ~= LOWER then return end
-  local since = math.huge
-  for _, queue in ipairs({'first', 'rest'}) do
-    if queued(r, queue, w.class) > 0 then since = math.min(since, oldest(r, queue, w.class)) end
+  local due = free_at(r, w.tokens, part)
+  if part == LOWER then
+    local since = math.huge
+    for _, queue in ipairs({'first', 'rest'}) do
+      if queued(r, queue, w.class) > 0 then since = math.min(since, oldest(r, queue, w.class)) end
+    end
+    local turns = since + class_of(w.class).patience + C.AFTER_S
+    due = math.min(due or turns, turns)
+  elseif part == OVERDUE then
+    local free = free_at(r, w.tokens, ALL)
+    local turns = free and math.max(free, turn_at(r, w)) or math.huge
+    if turns < math.huge then due = math.min(due or turns, turns) end
   end
-  local turns = since + class_of(w.class).patience + C.AFTER_S
-  r.s.due = math.min(r.s.due or turns, turns)
+  r.s.due = due
 end
 
 -- Grant what can be granted.
@@ -257,22 +276,25 @@ local function advance(r)
     return
   end
   pass(r)
-  if lacks(r, 0, ALL) then  -- not even the first of all may go
-    r.s.due = free_at(r, 0, ALL)
-    return
-  end
-  local overdue = overdue_of(r)
+  local overdue, looked = nil, false
   for _ = 1, C.GRANTS_MAX do
+    if r.s.waits == 0 then return end
+    if lacks(r, 0, ALL) then  -- nothing may go, whatever is next
+      r.s.due = free_at(r, 0, ALL)
+      return
+    end
+    if not looked then overdue, looked = overdue_of(r), true end
     local chosen = next_of(r, overdue)
-    if not chosen then return end
     local w = load_waiter(r, chosen.id)
     local part = part_of(r, w, overdue)
-    if lacks(r, w.tokens, part) then return wake(r, w, part) end
+    local short = lacks(r, w.tokens, part)
+    if short and not has_turn(r, w, part) then return wake(r, w, part) end
     charge(r, chosen, overdue)
+    if short then r.s.earned[w.class] = math.max(0, (r.s.earned[w.class] or 0) - 1) end  -- it went beside the order
     remove_waiter(r, w)
     forget(r, w)
     begin_permit(r, w)
-    if overdue and overdue[w.class] then overdue = overdue_of(r) end
+    if overdue and overdue[w.class] then looked = false end
   end
   r.s.due = NOW
 end

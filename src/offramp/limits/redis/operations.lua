@@ -201,6 +201,7 @@ function DO.h(op)
   local p = load_permit(r, ME, op[2])
   if not p then
     p = {id = op[2], client = ME, step = op[5], tokens = op[14], granted_at = NOW - op[13], written = false}
+    pass(r)
     begins(r, p.tokens)
     r.changed = true
   end

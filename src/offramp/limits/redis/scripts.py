@@ -57,6 +57,8 @@ CONSTANTS = {
     "DROP_EVERY": DROP_EVERY,
     "KEPT_S": KEPT_S,
     "MARGIN_S": MARGIN_S,
+    "PACE": capacity.PACE,
+    "PACED_FROM": capacity.PACED_FROM,
     "MEAN_WEIGHT": learned.WEIGHT,
     "SCALE_MIN": capacity.SCALE_MIN,
     "SCALE_CUT": capacity.SCALE_CUT,
@@ -121,6 +123,7 @@ def _resource(spec: ResourceSpec) -> str:
     parts = 1.0, lower, lower + spec.share * spec.reserve
     return (
         f"{{concurrency = {spec.concurrency or 'nil'}, rates = {_rates(spec.rates)}, tokens = {_rates(spec.tokens)}, "
+        f"paced = {_paced(spec)}, "
         f"share = {spec.share!r}, parts = {{{', '.join(map(repr, parts))}}}, least = {least}, largest = {largest}}}"
     )
 
@@ -129,6 +132,17 @@ def _rates(rates: Sequence[Rate]) -> str:
     """Windows as {limit, seconds, name}, and for how long an entry of their log collects what is noted after it."""
     given = [f"{{{rate.limit}, {rate.seconds}, '{rate.seconds}'}}" for rate in rates]
     return f"{{{', '.join([*given, f'slot = {slot_s(rates)!r}'])}}}"
+
+
+def _paced(spec: ResourceSpec) -> str:
+    """What lower classes use at an even pace, as windows of grants; `of` is the place of the window of calls."""
+    if not spec.reserve:
+        return "{slot = 0}"
+    given = [
+        f"{{{rate.limit}, {rate.seconds}, '{rate.seconds}', of = {window + 1}}}"
+        for (window, _), rate in zip(capacity.long_windows(spec.rates), capacity.paced(spec.rates), strict=True)
+    ]
+    return f"{{{', '.join([*given, f'slot = {slot_s(capacity.paced(spec.rates))!r}'])}}}"
 
 
 def _class(sla: SLA) -> str:

@@ -6,7 +6,7 @@
 --   lim:names          set: resources that have one
 --   lim:p:RESOURCE OF  hash: permits of a process by id
 --   lim:w:RESOURCE     hash: waiters by id
---   lim:c:, lim:k:     zsets: what was called, and tokens used, see windows.lua
+--   lim:c:, :k:, :g:   zsets: what was called, tokens used, what was granted, see windows.lua
 --   lim:q:RESOURCE …   the order of waiters, see queue.lua
 --   lim:e:RESOURCE     hash: tokens to reserve by step, and how many calls that is of; zsets lim:y:: its last calls
 --   lim:keepers        hash: waiters that keep permits, with the resource that they wait for
@@ -20,7 +20,7 @@ local T, ME, NOW, OPS
 local resources, answers, told
 local quiet  -- until when nothing is granted, as not all processes have told what they hold
 
-local UNKNOWN = {rates = {slot = 0}, tokens = {slot = 0}, share = 0, parts = {1, 1, 1}}
+local UNKNOWN = {rates = {slot = 0}, tokens = {slot = 0}, paced = {slot = 0}, share = 0, parts = {1, 1, 1}}
 
 -- Numbers as text that parses to the same number.
 local function text(value) return string.format('%.17g', value) end
@@ -39,7 +39,7 @@ local function publish()
   for client, messages in pairs(told) do call('PUBLISH', T .. 'to:' .. client, cmsgpack.pack(messages)) end
 end
 
--- A new record. `c` and `k` are of calls and tokens: what is open, what was noted in all and dropped since, by window what
+-- A new record. `c`, `k` and `g` are of calls, tokens and grants: what is open, what was noted in all and dropped since, by window what
 -- was noted before its first entry and when that was noted.
 local function new_log()
   return {open = 0, total = 0, dropped = 0, notes = 0, last = 0, began = 0, gone = {}, head = {}}
@@ -47,8 +47,8 @@ end
 
 local function new_state()
   return {
-    c = new_log(), k = new_log(), held = 0, waits = 0, scale = 1, blocked = 0, cut = -1, said = 0, held_s = {0, 0},
-    amount = {0, 0}, first = {}, rest = {}, earned = {}, ended = {}, used = 0,
+    c = new_log(), k = new_log(), g = new_log(), held = 0, waits = 0, scale = 1, blocked = 0, cut = -1, said = 0, held_s = {0, 0},
+    amount = {0, 0}, first = {}, rest = {}, earned = {}, granted = {}, ended = {}, used = 0,
   }
 end
 

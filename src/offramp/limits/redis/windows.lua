@@ -7,7 +7,12 @@ local ALL, LOWER, OVERDUE = 1, 2, 3
 
 local function log_key(r, kind) return T .. kind .. ':' .. r.name end
 
-local function rates_of(r, kind) return kind == 'c' and r.spec.rates or r.spec.tokens end
+local function rates_of(r, kind)
+  if kind == 'k' then return r.spec.tokens end
+  return kind == 'c' and r.spec.rates or r.spec.paced
+end
+
+local function margin_of(kind) return kind == 'g' and 0 or C.MARGIN_S end
 
 -- The server's clock was set back: what counts does so from now on.
 local function set_back(r, kind)
@@ -31,7 +36,7 @@ local function pass_log(r, kind)
     if not log.gone[rate[3]] then log.gone[rate[3]], log.head[rate[3]] = log.dropped, 0 end
   end
   for name, head in pairs(log.head) do
-    local span = tonumber(name) + C.MARGIN_S
+    local span = tonumber(name) + margin_of(kind)
     while head and head + span <= NOW do
       local entries = call('ZRANGEBYSCORE', log_key(r, kind), '(' .. text(log.gone[name]), '+inf', 'WITHSCORES',
         'LIMIT', 0, C.READ)
@@ -53,6 +58,7 @@ local function pass(r)
   r.s.blocked, r.s.cut = math.min(r.s.blocked, NOW + C.BLOCKED_S_MAX), math.min(r.s.cut, NOW)
   pass_log(r, 'c')
   pass_log(r, 'k')
+  pass_log(r, 'g')
 end
 
 local function used_of(log, rate) return log.open + log.total - log.gone[rate[3]] end
@@ -89,7 +95,7 @@ local function window_free_at(r, kind, rate, amount, limit)
   local total = used_of(log, rate)
   local need = total + amount - limit
   if need <= 0 or total == 0 then return NOW end
-  local span, rounds, first = rate[2] + C.MARGIN_S, 0, NOW
+  local span, rounds, first = rate[2] + margin_of(kind), 0, NOW
   if need > total then
     rounds = math.ceil((need - total) / limit)
     need = need - rounds * limit
@@ -133,10 +139,25 @@ local function fits_log(r, kind, amount, part)
   return true
 end
 
+-- Of a window that a part of the limits uses at an even pace: from how many calls in it on, and how many at once.
+local function pace_of(r, paced, part)
+  local limit = scaled(r, paced[1], part)
+  return math.max(1, math.floor(limit * C.PACED_FROM)), math.ceil(limit / C.PACE)
+end
+
+local function outpaces(r, part)
+  if r.spec.parts[part] == 1 then return false end
+  for _, paced in ipairs(r.spec.paced) do
+    local filled, limit = pace_of(r, paced, part)
+    if used_of(r.s.c, r.spec.rates[paced.of]) >= filled and used_of(r.s.g, paced) >= limit then return true end
+  end
+  return false
+end
+
 -- What keeps a call from being made now; nil if nothing does.
 local function lacks(r, tokens, part)
   if r.s.held >= concurrency_of(r, part) then return 'concurrency' end
-  if not fits_log(r, 'c', 1, part) then return 'rate' end
+  if not fits_log(r, 'c', 1, part) or outpaces(r, part) then return 'rate' end
   if not fits_log(r, 'k', tokens, part) then return 'tokens' end
 end
 
@@ -148,6 +169,11 @@ local function windows_free_at(r, ahead, tokens, part)
   end
   for _, rate in ipairs(r.spec.rates) do
     later(window_free_at(r, 'c', rate, ahead + 1, scaled(r, rate[1], part)), 'rate')
+  end
+  for _, paced in ipairs(r.spec.parts[part] < 1 and r.spec.paced or {}) do
+    local filled, limit = pace_of(r, paced, part)
+    local slow = window_free_at(r, 'g', paced, ahead + 1, limit)
+    later(math.min(slow, window_free_at(r, 'c', r.spec.rates[paced.of], ahead + 1, filled)), 'rate')
   end
   local need = ahead * (mean_of(r.s.amount) or 0) + tokens
   for _, rate in ipairs(r.spec.tokens) do
@@ -196,6 +222,7 @@ end
 -- A permit begins.
 local function begins(r, tokens)
   r.s.held, r.s.c.open = r.s.held + 1, r.s.c.open + 1
+  note(r, 'g', NOW, 1, 0)
   if #r.spec.tokens > 0 then
     r.s.k.open = r.s.k.open + tokens
     add_mean(r.s.amount, tokens)
