@@ -240,3 +240,33 @@ async def test_what_a_second_step_was_granted_meanwhile_comes_back(tmp_path):
         runtime.service.process.loops.loops[0].loop.call_soon_threadsafe(both)
         assert await result_of(handle) == "first: why"
         await eventually(lambda: limits.free == {"first": 1, "second": 1})
+
+
+async def test_a_run_that_is_demoted_in_between_goes_on_in_the_list(tmp_path):
+    app, clock, limits = App("failover"), FakeClock(), Toy(first=1, second=0)
+
+    @app.step
+    async def first(text: str) -> str:
+        raise ConnectionError("down")
+
+    @app.step
+    async def second(text: str) -> str:
+        return f"second: {text}"
+
+    answer = app.failover(uses(first, "first"), uses(second, "second"), name="answer")
+
+    @app.pipeline(budget=5)
+    async def fast(text: str) -> str:
+        return await answer(text)
+
+    async with opened(tmp_path, limits, app, clock) as runtime:
+        handle = await runtime.start("fast", text="why")
+        await limits.waits.wait()
+        reader = asyncio.ensure_future(reach(handle, "run.resumed"))
+        await clock.run_until(reader)
+        limits.grant("second")
+        assert await result_of(handle) == "second: why"
+        seen = await log_of(handle)
+    assert [event.data["target"] for event in of(seen, "step.started")] == ["first", "second"]
+    assert [ask.resource for ask in limits.asked].count("first") == 1
+    assert len(of(seen, "run.demoted")) == 1

@@ -215,5 +215,6 @@ class _Admission:
                 await asyncio.wait(tasks)
         finally:
             for each in self._asked:
+                _ = each.error  # it was looked at
                 if each is not taken:
                     each.attempt.release()

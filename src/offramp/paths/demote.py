@@ -173,7 +173,7 @@ class Demoter:
         """Offer a step again that the body abandoned here, as at its own timeout: it may not do so elsewhere."""
         name, key, number = attempt.call.name, attempt.key, attempt.number
         failure = Failure(events.INTERRUPTED, "the pipeline abandoned this attempt where it ran", name, number)
-        body = events.StepRetrying(name, key, number, failure.public(), 0.0)
+        body = events.StepRetrying(name, key, number, failure.public(), 0.0, attempt.call.target)
         attempt.announce(body, self._process.clock.time())
 
     def log_of(self, runlog: RunLog) -> RunLog:
