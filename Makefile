@@ -95,6 +95,7 @@ test-phoenix: setup $(PHOENIX)/.setup ## send the trace of a demoted run to a re
 chaos: setup ## kill a service at every crash point, then KILLS times at random; check every invariant
 	$(BIN)/pytest -m "" -n 1 tests/chaos tests/leaving tests/engines/temporal/test_campaign.py tests/engines/temporal/test_gateway_kills.py
 	$(BIN)/python -m tests.chaos.campaign --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.chaos.limits --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 # STARTS of each; the suite makes 2. Needs a machine that has its cores for itself.
 cold-starts: setup ## start fresh FastAPI sites STARTS times; the first run must keep its budget

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from bench._provider_model import Answered, Provider, Stats, Terms
-from offramp.core.rates import parse_rate
+from offramp.core.limits.notation import parse
 
 OUTPUT_TOKENS = 60
 CHUNK_S = 0.05
@@ -224,8 +224,8 @@ def terms() -> tuple[int, Terms]:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     return given.port, Terms(
-        rates=tuple(parse_rate(each) for each in given.rate),
-        tokens=tuple(parse_rate(each) for each in given.tokens),
+        rates=tuple(parse(each) for each in given.rate),
+        tokens=tuple(parse(each, "tokens") for each in given.tokens),
         concurrency=given.concurrency,
         endpoint=given.endpoint,
         errors=given.errors,

@@ -20,7 +20,7 @@ import psutil  # type: ignore[import-untyped]
 from bench._http import connect, get
 
 ROOT = Path(__file__).resolve().parent.parent
-READY_S_MAX = 20.0
+READY_S_MAX = 60.0
 STOP_S_MAX = 10.0
 PORTS = range(20_000, 30_000)
 """Below the ephemeral range, in which a client polling for its server can connect to itself."""

@@ -138,6 +138,7 @@ class Campaign:
         elif kind == "lane" and lanes:
             serving.kill(self.dice.choice(lanes))
         elif kind in {"worker", "lane", "coordinator"} and workers:
+            kind = "worker"
             serving.kill(self.dice.choice(workers))
         elif kind == "stopped worker" and workers:
             with serving.stopped(self.dice.choice(workers)):
@@ -173,8 +174,8 @@ class Campaign:
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 self.problems.append(f"a client failed: {result!r}")
-        await self._until(lambda: all(run["finished_at"] is not None for run in self._recorded().runs.values()))
-        await self._until(lambda: not self.serving.left_to_announce())
+        await self.until(lambda: all(run["finished_at"] is not None for run in self._recorded().runs.values()))
+        await self.until(lambda: not self.serving.left_to_announce())
         for one in self.seen:
             if one.outcome is not None and not one.wrong:
                 await client.look_back(one)
@@ -182,7 +183,7 @@ class Campaign:
     def _recorded(self) -> Recorded:
         return Recorded(self.serving.home / "data" / "offramp.db")
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
+    async def until(self, condition: Callable[[], bool]) -> None:
         """Runs whose acknowledgement was lost in a crash must end too, and all that was asked for be announced."""
         ends_at = time.monotonic() + GUARD_S
         while not await asyncio.to_thread(condition):
