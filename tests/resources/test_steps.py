@@ -8,10 +8,11 @@ import threading
 
 import pytest
 
-from offramp import Retry
+from offramp import App, Retry
 from offramp.core.limits.messages import Refused
 from offramp.errors import CircuitOpen, StepTimeout
 from offramp.paths.local import LocalRuntime
+from tests.resources.fakes import FakeLimits
 from tests.resources.provider import failing, streamed
 from tests.support import Signal, eventually, failure_of, member, result_of
 
@@ -250,3 +251,22 @@ async def test_a_late_first_token_of_a_step_is_slow_for_its_resource(app, limits
         await eventually(lambda: "slow" in limits.what())
         answers.set()
         await result_of(handle)
+
+
+async def test_a_step_may_call_what_another_app_of_the_process_declares(app, limits, provider, tmp_path):
+    others = App("other")
+    app.resource("own", rate="1/s")
+    foreign = others.resource("foreign", rate="500/min")
+
+    @app.step
+    async def ask() -> int:
+        async with foreign.async_http_client() as client:
+            return (await client.get(provider.url)).status_code
+
+    @app.pipeline
+    async def line() -> int:
+        return await ask()
+
+    async with running(app, tmp_path / "own", FakeLimits()) as runtime, running(others, tmp_path / "other", limits):
+        assert await result_of(await runtime.start("line")) == 200
+    assert [(ask.resource, ask.run_id) for ask in limits.asks] == [("foreign", "")]

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable
 
-HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+HEADERS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 """Where providers look for a key, in this order."""
 DIGEST_LENGTH = 16
 
-_SIGNED = "AWS4-HMAC-SHA256 Credential="
+_SIGNED = b"AWS4-HMAC-SHA256 Credential="
+
+Headers = Iterable[tuple[bytes, bytes]]
+"""As both libraries have them raw."""
 
 
-def digest(headers: Mapping[str, str]) -> str:
+def digest(headers: Headers) -> str:
     """A text that is the same for the same key; empty without one."""
-    value = next((headers[name] for name in HEADERS if name in headers), "")
+    given = {name.lower(): value for name, value in headers}
+    value = next((given[name] for name in HEADERS if name in given), b"")
     if value.startswith(_SIGNED):  # each request is signed anew, with the same key
-        value = value[: len(_SIGNED)] + value[len(_SIGNED) :].partition("/")[0]
-    return hashlib.sha256(value.encode()).hexdigest()[:DIGEST_LENGTH] if value else ""
+        value = value[: len(_SIGNED)] + value[len(_SIGNED) :].partition(b"/")[0]
+    return hashlib.sha256(value).hexdigest()[:DIGEST_LENGTH] if value else ""
 
 
 class Credentials:
@@ -31,7 +35,7 @@ class Credentials:
         self._known: str | None = None
         self._several = False
 
-    def name(self, headers: Mapping[str, str]) -> str:
+    def name(self, headers: Headers) -> str:
         """What the limits know the request's credential by."""
         found = digest(headers)
         if self._known is None:

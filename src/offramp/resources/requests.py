@@ -37,7 +37,7 @@ class Requests:
         content: bytes | None = getattr(request, "_content", None) if spec.tokens else None
         return Need(
             tokens_max=None if content is None else tokens_max(content),
-            credential=self._credentials.name(request.headers) if spec.breaker is not None else "",
+            credential=self._credentials.name(request.headers.raw) if spec.breaker is not None else "",
         )
 
     def exchange(self, holder: Holder, holding: Holding) -> Exchange:

@@ -124,6 +124,6 @@ class Service:
                 "step"
             )
         holder: Holder | None = getattr(ambient, "holder", None)
-        if holder is None and self._running:
-            return self._running[-1]
-        return holder
+        if not self._running or (holder is not None and any(each.limits is holder.limits for each in self._running)):
+            return holder  # in a process lane, the service runs in the parent
+        return self._running[-1]  # outside of runs, or in a step of another app
