@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from offramp import App, testing
+from offramp.core.limits.hedging import CALLS_PER_HEDGE, TIMES_MIN
+from offramp.core.limits.messages import Level
 from offramp.errors import DeclarationError, RunCancelled, StepTimeout
 from offramp.testing import FakeClock
 from tests.failover.hedged import AFTER_S, Budget, Executions, declared, hedge, on_loop
-from tests.support import Signal, eventually, failure_of, log_of, of, result_of, types
+from tests.permits import Toy
+from tests.support import Signal, eventually, failure_of, log_of, member, of, reading, result_of, types
 
 
 class Begun:
@@ -203,3 +207,51 @@ def test_a_plain_function_cannot_be_hedged():
         @app.step(hedge=True)
         def write(text: str) -> str:
             return text
+
+
+async def test_what_is_late_is_learned_from_earlier_calls():
+    app, clock, executions, late = App("hedged"), FakeClock(), [], Signal()
+
+    @app.step(hedge=True)
+    async def write(number: int) -> int:
+        executions.append(number)
+        if executions.count(TIMES_MIN) == 1 and number == TIMES_MIN:
+            late.set()
+            await asyncio.get_running_loop().create_future()
+        return number
+
+    @app.pipeline(budget=600)
+    async def pipe() -> int:
+        return sum([await write(number) for number in range(TIMES_MIN + 1)])
+
+    async with testing.runtime(app, clock=clock) as runtime:
+        handle = await runtime.start("pipe")
+        await late.wait()
+        clock.advance(0.1)
+        assert await result_of(handle) == sum(range(TIMES_MIN + 1))
+        won = [reading(runtime.service, "offramp_hedges_total", won=won) for won in ("true", "false")]
+    assert (won, len(executions)) == ([1, 0], TIMES_MIN + 2)
+
+
+async def test_nothing_is_executed_again_while_a_resource_is_in_trouble(tmp_path):
+    executions, watching = Executions(), []
+
+    class Watched(Toy):
+        def watch(self, notify):
+            watching.append(notify)
+
+    app = declared(executions)
+    async with member(app, tmp_path, "local", limits=Watched(model=1)) as service:
+        hedging, attempt = service.process.lanes.hedging, SimpleNamespace(call=_call())
+        for _ in range(2 * CALLS_PER_HEDGE):
+            hedging.called(attempt)
+        for notify in watching:
+            notify([Level(name="model", in_use=0, concurrency=1, scale=0.9)])
+        assert not hedging.may(attempt)
+        for notify in watching:
+            notify([Level(name="model", in_use=0, concurrency=1)])
+        assert hedging.may(attempt)
+
+
+def _call():
+    return SimpleNamespace(name="write", target=None, policy=SimpleNamespace(uses=("model",)))

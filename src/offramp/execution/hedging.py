@@ -75,10 +75,13 @@ class Hedging:
             code: its code.
             live: executes the code of an attempt.
         """
+        return await bounded(_Race(self, attempt, live, self.called(attempt)).run(code), attempt)
+
+    def called(self, attempt: Attempt) -> float | None:
+        """An attempt begins; returns after how long its first token is late, None if that is not known yet."""
         with self._lock:
             self._budget.called(key_of(attempt))
-            after_s = self._budget.after_s(key_of(attempt))
-        return await bounded(_Race(self, attempt, live, after_s).run(code), attempt)
+            return self._budget.after_s(key_of(attempt))
 
     def may(self, attempt: Attempt) -> bool:
         """Whether this attempt is hedged now."""
@@ -147,6 +150,8 @@ class _Race:
         finally:
             if timer is not None:
                 timer.cancel()
+            with self._lock:
+                self._winner = self._winner or attempt  # nothing begins any more
             await self._end()
 
     async def _decided(self, code: Code) -> Any:
@@ -175,13 +180,23 @@ class _Race:
         attempt = self._attempt
         if self._winner is not None or self._task is not None or not self._hedging.may(attempt):
             return
-        twin = self._twin = attempt.anew()
+        twin = attempt.anew()
         twin.target, twin.label, twin.began, twin.at = attempt.target, attempt.label, attempt.began, attempt.at
-        twin.queues = False
+        twin.queues = twin.live = False  # until it wins
         twin.first = _Twin(functools.partial(self.first_in, twin))
+        if not self._enters(twin):
+            self._hedging.give_back()
+            return
         self._context.run(current.set, twin)
         # Not in the context of the body, for which a new task would count as a branch.
         self._task = self._context.run(self._loop.create_task, self._again(twin), context=self._context)
+
+    def _enters(self, twin: Attempt) -> bool:
+        """Whether the first execution has no token yet, which may come in another thread."""
+        with self._lock:
+            if self._winner is None:
+                self._twin = twin
+            return self._winner is None
 
     async def _again(self, twin: Attempt) -> Any:
         twin.waits()
@@ -197,6 +212,7 @@ class _Race:
             twin.release()
             twin.first = None  # it refers to this
         self.first_in(twin)
+        twin.live = False
         return result
 
     def first_in(self, attempt: Attempt) -> None:
@@ -208,12 +224,13 @@ class _Race:
             loser = self._twin if attempt is self._attempt else self._attempt
             attempt.queues = True
             if loser is not None:
-                loser.live = False
-        call_threadsafe(self._loop, self._won)
+                loser.live, attempt.live = False, True
+        self._hedging.saw(self._attempt, self._attempt.clock.monotonic() - self._began_s)
+        if loser is not None:
+            call_threadsafe(self._loop, self._won)
 
     def _won(self) -> None:
-        waited_s = self._attempt.clock.monotonic() - self._began_s
-        self._hedging.saw(self._attempt, waited_s)
+        """Cancel the other one."""
         if self._winner is self._attempt:
             if self._task is not None:
                 self._task.cancel()
