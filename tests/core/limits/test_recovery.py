@@ -93,7 +93,7 @@ def test_nothing_is_granted_before_all_have_reported():
     held.answered(71.0, "y", Granted())
     assert recovery.restore(book, 5.5, "old", over_the_wire(held.memory(80.0))) == []
     assert book.pass_to(100.0) == []
-    assert recovery.recovered(book, 100.0) == []
+    assert recovery.recovered(book, 100.0) == [("new", "x", Waits("concurrency", 0, None))]
     assert book.levels(100.0)[0].in_use == 1
     [tell] = book.done(101.0, "old", "y", Done())
     assert (tell.client, tell.id, tell.answer) == ("new", "x", Granted(waited_s=96.0))
