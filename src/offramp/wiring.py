@@ -126,7 +126,7 @@ def build(
         limits: give the permits of the app's resources; None opens those that the settings name.
         alone: whether no other process can share the limits, as the data directory is this one's own.
     """
-    alone = alone or clock is not None
+    alone = alone or clock is not None or settings.store == "memory:"
     clock = clock or SystemClock()
     metrics = Metrics(app.classes)
     imports = _imports(app)
@@ -202,7 +202,6 @@ def _meeting(app: Declarations, settings: Settings, clock: Clock, *, alone: bool
     """How the processes of the service share the limits of its resources; None without any."""
     specs = [resource.spec for resource in app.resources.values()]
     redis = settings.store if is_redis(settings.store) else ""
-    alone = alone or settings.store == "memory:"
     return meeting(specs, app.classes, data_folder(settings), clock, redis=redis, alone=alone)
 
 

@@ -20,6 +20,9 @@ class FakeLimits:
         self._waiting = {}
         self._lock = threading.RLock()
 
+    def start(self):
+        """There is nothing to connect to."""
+
     def ask(self, ask, notify):
         with self._lock:
             self.asks.append(ask)

@@ -193,6 +193,9 @@ class _Routed(Limits):
         if (limits := self._lane.get()) is not None:
             limits.lift(run_id, sla, priority)
 
+    def start(self) -> None:
+        """See the port; they are opened when a step needs them."""
+
     def watch(self, notify: Callable[[Sequence[Level]], object]) -> None:
         """See the port."""
         if (limits := self._lane.get()) is not None:

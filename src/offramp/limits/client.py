@@ -41,10 +41,6 @@ class SocketLimits:
         clock: for the ages of what this process remembers; the coordinator has its own.
         declared_at: when the service began, in epoch seconds: of two declarations of a resource the later one counts.
         beat_s: seconds of silence after which the coordinator is asked whether it lives.
-
-    Raises:
-        SettingsError: another user owns the coordinator's folder.
-        OSError: that folder cannot be made.
     """
 
     def __init__(
@@ -81,7 +77,7 @@ class SocketLimits:
         forks.on_fork(self)
 
     def start(self) -> None:
-        """Connect; without this, the first use does."""
+        """See the port."""
         with self._lock:
             self._start()
 
@@ -144,9 +140,8 @@ class SocketLimits:
             self._link.send(wire.frame(wire.Lifting(run_id, sla, priority)))
 
     def watch(self, notify: Callable[[Sequence[Level]], object]) -> None:
-        """See the port."""
+        """See the port. It does not connect for this alone."""
         with self._lock:
-            self._start()
             self._watchers.append(notify)
             self._link.send(wire.frame(wire.Watching()))
 

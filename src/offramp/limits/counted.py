@@ -71,6 +71,10 @@ class CountedLimits(Limits):
         """Pass it on."""
         return await self._limits.levels()
 
+    def start(self) -> None:
+        """Pass it on."""
+        self._limits.start()
+
     def close(self) -> None:
         """Pass it on."""
         self._limits.close()

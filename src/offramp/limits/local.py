@@ -100,6 +100,9 @@ class LocalLimits:
         with self._lock:
             return self._book.levels(self._clock.monotonic())
 
+    def start(self) -> None:
+        """See the port; there is nothing to connect to."""
+
     def close(self) -> None:
         """See the port."""
         with self._lock:

@@ -38,12 +38,11 @@ class Meeting(msgspec.Struct, frozen=True):
     declared_at: float
 
     def open(self, clock: Clock) -> Limits:
-        """This process's side; it connects by itself.
+        """This process's side; it connects at `start`, or with its first ask.
 
         Raises:
             MissingExtra: the extra `redis` is not installed.
-            SettingsError: another user owns the coordinator's folder, or the URL of Redis does not fit.
-            OSError: the data directory cannot be written.
+            SettingsError: the URL of Redis does not fit.
         """
         classes = {sla.name: sla for sla in self.classes}
         if self.by == "redis":
@@ -51,9 +50,7 @@ class Meeting(msgspec.Struct, frozen=True):
         if self.by == "socket":
             from offramp.limits.client import SocketLimits
 
-            limits = SocketLimits(Path(self.where), self.resources, classes, clock, self.declared_at)
-            limits.start()
-            return limits
+            return SocketLimits(Path(self.where), self.resources, classes, clock, self.declared_at)
         from offramp.limits.local import LocalLimits
 
         return LocalLimits(self.resources, classes, clock)

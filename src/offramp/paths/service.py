@@ -181,6 +181,8 @@ class Service:
             StartFailed: an `on_start` hook or a process lane failed, or the start took longer than `start_timeout`.
         """
         self.process.metrics.open()
+        if self.process.limits is not None:
+            self.process.limits.start()
         if not self.warming.joins_first:
             await self.warming.run()
             self.deep.ready_at = self.process.clock.time()

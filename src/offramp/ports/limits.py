@@ -103,6 +103,9 @@ class Limits(Protocol):
     async def levels(self) -> Sequence[Level]:
         """All resources as they are now."""
 
+    def start(self) -> None:
+        """Connect, rather than at the first ask."""
+
     def close(self) -> None:
         """Refuse what waits, give back what is held."""
 
