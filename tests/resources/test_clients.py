@@ -239,7 +239,7 @@ async def test_a_proxy_is_used_and_counts_as_no_request(openai, library, is_asyn
 @both
 async def test_the_tunnel_through_a_proxy_is_not_the_request(openai, library, limits, provider):
     """The answer to CONNECT is 200, and then TLS fails: the request was never written."""
-    provider.replies.append(Reply(200))
+    provider.replies.append(Reply(200, cuts=True))
     async with openai.async_http_client(library, proxy=provider.url) as client:
         with pytest.raises((LIBRARIES[library].TransportError, OSError)):
             await client.post("https://models.example/v1", json={})

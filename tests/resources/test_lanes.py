@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from offramp import App
-from offramp.errors import ResourceBusy
 from tests.execution.test_permits import opened
 from tests.resources.fakes import FakeLimits
 from tests.resources.provider import failing
@@ -22,14 +21,9 @@ def ask(url: str) -> int:
 
 
 @app.step(lane="process", uses=model, timeout=30)
-def ask_twice(url: str) -> str:
+def ask_twice(url: str) -> list[int]:
     with model.http_client() as client:
-        client.get(url)
-        try:
-            client.get(url)
-        except ResourceBusy as error:
-            return str(error)
-    return ""
+        return [client.get(url).status_code for _ in range(2)]
 
 
 @app.step(lane="process", uses=model, timeout=30)
@@ -76,8 +70,7 @@ async def test_a_block_uses_it_too(tmp_path, provider):
     assert [(done.how, done.tokens) for done in limits.dones] == [("ok", 5)]
 
 
-async def test_without_a_way_to_the_limits_a_further_request_says_so(tmp_path, provider):
-    async with opened(tmp_path, FakeLimits(), app=app) as runtime:
-        said = await result_of(await runtime.start("line", step="ask_twice", url=provider.url))
-    assert said == "model: its limits cannot be reached from a process lane"
-    assert len(provider.seen) == 1
+async def test_a_further_request_asks_the_limits_of_the_service_by_itself(tmp_path, provider):
+    async with opened(tmp_path, None, app=app) as runtime:
+        assert await result_of(await runtime.start("line", step="ask_twice", url=provider.url)) == [200, 200]
+    assert len(provider.seen) == 2
