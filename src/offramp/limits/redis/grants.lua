@@ -309,7 +309,9 @@ local function write(r, p, at)
 end
 
 local function unused(r, p)
-  r.s.held, r.s.c.open, r.s.k.open = r.s.held - 1, r.s.c.open - 1, r.s.k.open - p.tokens
+  r.s.held = r.s.held - 1
+  open(r, 'c', -1)
+  open(r, 'k', -p.tokens)
   r.s.ended.unused = (r.s.ended.unused or 0) + 1
   r.changed, r.advances = true, true
 end

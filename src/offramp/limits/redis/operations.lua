@@ -46,7 +46,9 @@ end
 
 -- The calls that count in the longest window and those told again, in order of time.
 local function recall(r, kind, told_again)
-  local log, key, entries, before = r.s[kind], log_key(r, kind), {}, r.s[kind].dropped
+  local log, key, entries = r.s[kind], log_key(r, kind), {}
+  if not log then return end
+  local before = log.dropped
   local kept = call('ZRANGE', key, 0, -1, 'WITHSCORES')
   for at = 1, #kept, 2 do
     local total = tonumber(kept[at + 1])

@@ -39,18 +39,21 @@ local function publish()
   for client, messages in pairs(told) do call('PUBLISH', T .. 'to:' .. client, cmsgpack.pack(messages)) end
 end
 
--- A new record. `c`, `k` and `g` are of calls, tokens and grants: what is open, what was noted in all and dropped since, by window what
--- was noted before its first entry and when that was noted.
+-- A new log: what is open, what was noted in all and dropped since, how often and when last, by window what was noted
+-- before its first entry and when that was noted.
 local function new_log()
-  return {open = 0, total = 0, dropped = 0, notes = 0, last = 0, began = 0, gone = {}, head = {}}
+  return {open = 0, total = 0, dropped = 0, notes = 0, last = 0, gone = {}, head = {}}
 end
 
 local function new_state()
   return {
-    c = new_log(), k = new_log(), g = new_log(), held = 0, waits = 0, scale = 1, blocked = 0, cut = -1, said = 0, held_s = {0, 0},
+    held = 0, waits = 0, scale = 1, blocked = 0, cut = -1, said = 0, held_s = {0, 0},
     amount = {0, 0}, first = {}, rest = {}, earned = {}, granted = {}, ended = {}, used = 0,
   }
 end
+
+-- The logs of a record: of calls, tokens and grants, each with the windows that it is for.
+local LOGS = {c = 'rates', k = 'tokens', g = 'paced'}
 
 -- Records as they were written last, by key: {packed, record}. A record is unpacked again only if it is another one.
 local records, records_count = {}, 0
@@ -72,6 +75,9 @@ local function resource(name)
     state = cmsgpack.unpack(kept)
   end
   found = {name = name, key = key, spec = SPECS[name] or UNKNOWN, s = state}
+  for kind, field in pairs(LOGS) do
+    if #found.spec[field] > 0 and not state[kind] then state[kind] = new_log() end
+  end
   resources[name] = found
   return found
 end

@@ -7,22 +7,22 @@ local ALL, LOWER, OVERDUE = 1, 2, 3
 
 local function log_key(r, kind) return T .. kind .. ':' .. r.name end
 
-local function rates_of(r, kind)
-  if kind == 'k' then return r.spec.tokens end
-  return kind == 'c' and r.spec.rates or r.spec.paced
-end
+local function rates_of(r, kind) return r.spec[LOGS[kind]] end
 
 local function margin_of(kind) return kind == 'g' and 0 or C.MARGIN_S end
+
+-- The last entry of a log.
+local function member_of(log) return text(log.last) .. ' ' .. text(log.total) end
 
 -- The server's clock was set back: what counts does so from now on.
 local function set_back(r, kind)
   local log, least = r.s[kind], r.s[kind].total
   for _, gone in pairs(log.gone) do least = math.min(least, gone) end
   call('DEL', log_key(r, kind))
-  log.member, log.last, log.began, log.dropped = text(NOW) .. ' ' .. text(log.total), NOW, 0, least
+  log.last, log.began, log.dropped = NOW, nil, least
   for name in pairs(log.gone) do log.gone[name], log.head[name] = least, log.total > least and NOW end
   if log.total > least then
-    call('ZADD', log_key(r, kind), text(log.total), log.member)
+    call('ZADD', log_key(r, kind), text(log.total), member_of(log))
     call('EXPIRE', log_key(r, kind), C.KEPT_S)
   end
 end
@@ -30,6 +30,7 @@ end
 -- Count what still counts now.
 local function pass_log(r, kind)
   local log = r.s[kind]
+  if not log then return end
   if log.last > NOW + C.BACK_S then set_back(r, kind) end
   for _, rate in ipairs(rates_of(r, kind)) do
     -- A window of another version of the app begins with all that is kept.
@@ -72,17 +73,25 @@ local function drop_old(r, kind, log)
   log.dropped, log.notes = least, 0
 end
 
+-- So much more is open, or less.
+local function open(r, kind, amount)
+  local log = r.s[kind]
+  if log then log.open = log.open + amount end
+end
+
 -- An open amount counts from `at` on, or from the last entry if that is later.
 local function note(r, kind, at, amount, opened)
-  local log, rates = r.s[kind], rates_of(r, kind)
+  local log, slot = r.s[kind], rates_of(r, kind).slot
+  if not log then return end
   log.open = log.open - opened
-  if #rates == 0 or amount <= 0 then return end
-  local key, before = log_key(r, kind), log.member
+  if amount <= 0 then return end
+  local key = log_key(r, kind)
   at = math.max(at, log.last)
+  if slot > 0 then  -- an entry collects what is noted soon after it
+    if log.began and at - log.began < slot then call('ZREM', key, member_of(log)) else log.began = at end
+  end
   log.total, log.last = log.total + amount, at
-  log.member = text(at) .. ' ' .. text(log.total)
-  if before and at - log.began < rates.slot then call('ZREM', key, before) else log.began = at end
-  call('ZADD', key, text(log.total), log.member)
+  call('ZADD', key, text(log.total), member_of(log))
   if log.total - amount == log.dropped then call('EXPIRE', key, C.KEPT_S) end  -- it was empty
   for name, head in pairs(log.head) do log.head[name] = head or at end
   log.notes = log.notes + 1
@@ -221,10 +230,11 @@ end
 
 -- A permit begins.
 local function begins(r, tokens)
-  r.s.held, r.s.c.open = r.s.held + 1, r.s.c.open + 1
+  r.s.held = r.s.held + 1
+  open(r, 'c', 1)
   note(r, 'g', NOW, 1, 0)
   if #r.spec.tokens > 0 then
-    r.s.k.open = r.s.k.open + tokens
+    open(r, 'k', tokens)
     add_mean(r.s.amount, tokens)
   end
 end
