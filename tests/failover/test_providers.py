@@ -10,14 +10,14 @@ import socket
 import openai as sdk
 import pytest
 
-from offramp import App, Breaker, emit
+from offramp import App, Breaker, emit, testing
 from offramp.core.limits.messages import Refused
 from offramp.paths.local import LocalRuntime
 from offramp.testing import FakeClock
 from tests.failover.hedged import AFTER_S, Budget, hedge
 from tests.resources.fakes import FakeLimits
 from tests.resources.provider import Provider, Reply, completion, failing, streamed
-from tests.support import Signal, eventually, log_of, member, of, result_of
+from tests.support import Signal, eventually, log_of, member, of, reading, result_of
 
 MESSAGES = [{"role": "user", "content": "?"}]
 OVERLOADED = {"error": {"message": "Overloaded", "type": "overloaded_error", "code": None, "param": None}}
@@ -229,3 +229,27 @@ def _unused():
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
+
+
+@pytest.mark.parametrize("kind", ["one process", "a folder that processes share"])
+async def test_calls_into_an_outage_end_when_the_breaker_opens(tmp_path, stack, kind):
+    desk, min_calls, runs = Desk(tmp_path, stack), Breaker().min_calls, 30
+    desk.first.replies += [failing() for _ in range(runs)]
+    desk.second.replies += [streamed("a") for _ in range(runs)]
+    async with contextlib.AsyncExitStack() as opened:
+        if kind == "one process":
+            runtime = await opened.enter_async_context(testing.runtime(desk.app))
+        else:
+            runtime = LocalRuntime(await opened.enter_async_context(member(desk.app, tmp_path, "local")))
+        targets = []
+        for _ in range(runs):
+            handle = await runtime.start("fast")
+            assert await result_of(handle) == "a"
+            targets += [event.data["target"] for event in of(await log_of(handle), "step.started")]
+        left = [
+            reading(runtime.service, "offramp_failovers_total", reason=reason)
+            for reason in ("error", "breaker", "wait")
+        ]
+    assert targets == ["first", "second"] * min_calls + ["second"] * (runs - min_calls)
+    assert len(desk.first.seen) == min_calls
+    assert left == [min_calls, runs - min_calls, 0]
