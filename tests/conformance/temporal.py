@@ -17,6 +17,7 @@ from tests import temporal
 from tests.conformance.adapters import ADAPTERS, QUEUE_LIMITS, QUEUE_MAX, SQLITE, die, fall_silent
 from tests.conformance.blobs import OBJECTS
 from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
+from tests.limits.redis.site import REDIS as LIMITS_ON_REDIS
 from tests.limits.sites import LIMITS
 
 LEASE_S = 2.0
@@ -192,4 +193,4 @@ class Temporal:
 
 
 TEMPORAL, TEMPORAL_REDIS = Temporal(SQLITE), Temporal(REDIS)
-EVERY = [*ADAPTERS, REDIS, EMBEDDED_REDIS, TEMPORAL, TEMPORAL_REDIS, *OBJECTS, *LIMITS]
+EVERY = [*ADAPTERS, REDIS, EMBEDDED_REDIS, TEMPORAL, TEMPORAL_REDIS, *OBJECTS, *LIMITS, LIMITS_ON_REDIS]

@@ -31,6 +31,7 @@ from tests.conformance.blobs import OBJECTS
 from tests.conformance.broken.lacking import Lacking
 from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
 from tests.conformance.temporal import TEMPORAL, TEMPORAL_REDIS
+from tests.limits.redis.site import REDIS as LIMITS_ON_REDIS
 from tests.limits.sites import LIMITS
 
 METHODS_MAX = 12
@@ -73,7 +74,7 @@ def test_the_page_is_what_the_suites_find():
     ]
     blobs = [passed(harness, blobs_cases(), blobs_obligations()) for harness in OBJECTS]
     clocks = [passed(harness, clock_cases(), clock_obligations()) for harness in CLOCKS]
-    limits = [passed(harness, limits_cases(), limits_obligations()) for harness in LIMITS]
+    limits = [passed(harness, limits_cases(), limits_obligations()) for harness in [*LIMITS, LIMITS_ON_REDIS]]
     assert PAGE.read_text(encoding="utf-8") == page(stores, engines, blobs, clocks, limits), (
         "write it again: python -m offramp.conformance tests.conformance.temporal:EVERY"
         " --matrix docs/contributing/conformance.md"
