@@ -28,6 +28,7 @@ from bench._limits_shows import (
 )
 from bench._provider_model import recorded
 from bench._report import Target, table
+from offramp.core.limits.notation import parse
 
 CAPACITIES = (5.7, 8.0, 12.0)
 UNSEEN_CAPACITIES = (5.7, 8.0)
@@ -46,7 +47,9 @@ SERVED_RATES, SERVED_CONCURRENCY = ("40/s", "2400/min"), 100
 SERVED_BEFORE_S, SERVED_S = 10.0, 60.0
 SERVED_BATCH = 1_200
 CALLS = 10_000
-CALLS_RATES, CALLS_CONCURRENCY, CALLS_TOKENS = ("60/s", "3000/min"), 150, ("250000/min",)
+ALLOWED = Allowed(("40/s", "1200/min"), 36, ("72000/min",))
+ALLOWED_QUICK = Allowed(("12/s", "400/min"), 11, ("24000/min",), endpoint="fireworks")
+"""So low that calls wait for each of them, on a busy machine too."""
 CALLS_OUTPUT = 40
 INTERACTIVE_SHARE = 5
 """One in so many of these calls is interactive."""
@@ -123,7 +126,8 @@ async def served(folder: Path, load: Load, *, quick: bool) -> list[Served]:
     lasts_s = SERVED_S / 4 if quick else SERVED_S
     own = [run._replace(at=run.at - begins) for run in load.interactive if begins <= run.at < begins + lasts_s]
     dump = [Run(0.0, BATCH, "A") for _ in range(SERVED_BATCH // 4 if quick else SERVED_BATCH)]
-    allowed = Allowed(SERVED_RATES, SERVED_CONCURRENCY)
+    # No call of this endpoint takes minutes, for which every order would have to wait.
+    allowed = Allowed(SERVED_RATES, SERVED_CONCURRENCY, endpoint="fireworks")
     found = [await serve(folder / "alone", OURS, own, allowed, within_s=lasts_s)]
     found = [msgspec.structs.replace(found[0], order="alone")]
     for order in (OURS, FIFO, SPLIT, NONE):
@@ -133,12 +137,11 @@ async def served(folder: Path, load: Load, *, quick: bool) -> list[Served]:
 
 async def calls(folder: Path, *, quick: bool) -> Served:
     """So many calls in two classes; the coordinator is killed in the first, the middle and the last part of them."""
-    count = CALLS // 10 if quick else CALLS
-    expected_s = count / (int(CALLS_RATES[1].partition("/")[0]) / 60)
+    count, allowed = (CALLS // 10, ALLOWED_QUICK) if quick else (CALLS, ALLOWED)
+    expected_s = count / parse(allowed.rates[1]).limit * 60
     own = count // INTERACTIVE_SHARE
     load = [Run(number * expected_s / own, INTERACTIVE, output=CALLS_OUTPUT) for number in range(own)]
     load += [Run(0.0, BATCH, "A", output=CALLS_OUTPUT) for _ in range(count - own)]
-    allowed = Allowed(CALLS_RATES, CALLS_CONCURRENCY, CALLS_TOKENS)
     kills = [expected_s * part for part in (0.15, 0.45, 0.75)]
     return await serve(folder / "calls", OURS, load, allowed, within_s=expected_s, kill_at_s=kills)
 
@@ -214,7 +217,7 @@ def targets(limits: Limits) -> list[Target]:
     ours = [*tuned, *unseen]
     kept = [*ours, limits.killed, *(each for each in limits.tokens if each.order == OURS)]
     fifo = {each.load: each for each in [*limits.tuned, *limits.unseen] if each.order == FIFO}
-    done = min(each.batch_done / fifo[each.load].batch_done for each in ours if each.load in fifo)
+    done = min(each.batch_done / fifo[each.load].batch_done for each in ours if each.load.startswith("burst"))
     ill, slow = (each for each in limits.outages if "breaker" in each.what)
     longest = max(each.waited_s_max / each.bound_s for each in limits.floods)
     inverted = limits.inverted.passed_over / limits.inverted.by_share
@@ -223,7 +226,7 @@ def targets(limits: Limits) -> list[Target]:
         _most("runs lost", max(each.lost for each in [*kept, limits.declared]), 0),
         _most("P95 under the burst", max(each.times_alone for each in tuned), RATIO_MAX, " x"),
         _most("P95, not tuned on", max(each.times_alone for each in unseen), RATIO_MAX, " x"),
-        Target("limits, batch done, of first come", done, 1.0, at_least=True),
+        Target("limits, batch done under the burst, of first come", done, 1.0, at_least=True),
         _most("B's P95 wait behind A's", max(each.other_tenant_p95_s for each in ours), B_WAIT_S_MAX, " s"),
         _most("longest wait, of its bound", longest, BOUND_MAX, " x"),
         _most("refused when declared 1.5 x", limits.declared.refused, REFUSED_MAX),

@@ -30,11 +30,12 @@ WORKER_RUNS = 400
 
 
 class Allowed(msgspec.Struct, frozen=True):
-    """What the provider allows, as its command line and `app.resource` take it."""
+    """What the provider allows, as its command line and `app.resource` take it, and whose latencies it has."""
 
     rates: tuple[str, ...]
     concurrency: int
     tokens: tuple[str, ...] = ()
+    endpoint: str = "together"
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +86,7 @@ async def serve(
     provider, port = free_port(), free_port()
     rates = [word for rate in allowed.rates for word in ("--rate", rate)]
     tokens = [word for rate in allowed.tokens for word in ("--tokens", rate)]
-    limits = [*rates, *tokens, "--concurrency", str(allowed.concurrency)]
+    limits = [*rates, *tokens, "--concurrency", str(allowed.concurrency), "--endpoint", allowed.endpoint]
     variables = {
         ORDER: order,
         PROVIDER: f"http://127.0.0.1:{provider}",

@@ -233,7 +233,8 @@ class Declarations:
             share: the part of the calls, from 0 to below 1, that goes to a lower class while its oldest waiter has
                 waited longer than the `patience` of its class.
             reserve: the part of every limit, from 0 to below 1, that lower classes leave free once a higher one has
-                used the resource; at least one call at a time is left to them.
+                used the resource; at least one call at a time is left to them. Of a window of 20 s or longer they take
+                a quarter of their part at once, and the rest at an even pace.
             breaker: when calls stop for a while, because most of them fail or are slow; None for never.
 
         Raises:
