@@ -168,6 +168,7 @@ class _Admission:
     def _copy(self, place: int) -> Attempt:
         made = self._attempt.anew()
         made.foretells, made.patience_s = False, self._attempt.patience_s
+        made.stays = self._attempt.stays
         _aim(made, place, is_last=False)
         return made
 

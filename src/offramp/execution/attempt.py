@@ -155,6 +155,7 @@ class Attempt:
         "releases",
         "reported",
         "scope",
+        "stays",
         "target",
         "trace",
         "watch",
@@ -191,6 +192,8 @@ class Attempt:
         """Whether its requests may wait for permits."""
         self.patience_s: float | None = None
         """How long it may wait for admission; None without limit."""
+        self.stays = True
+        """Whether it may wait for a permit; if not, it is put off as soon as it would."""
         self.is_admitted = False
         """Whether it has been admitted."""
         self.releases: list[Callable[[], object]] = []

@@ -129,8 +129,8 @@ async def _pass(
     since = scope.clock.monotonic()
     try:
         async with asyncio.timeout(attempt.patience_s) as limit:
-            if attempt.patience_s is not None and attempt.call.policy.short:
-                says.at_wait = functools.partial(limit.reschedule, 0.0)  # an engine has no place for it to wait
+            if not attempt.stays:
+                says.at_wait = functools.partial(limit.reschedule, 0.0)
             with scope.gate.queued():
                 for each in before:
                     attempt.releases.append(await each.admit(asked, says))

@@ -345,6 +345,7 @@ class _Attempt:
         attempt = await first(scope, self._call)
         if isinstance(attempt, Attempt):
             attempt.number, attempt.patience_s = max(self._number, attempt.number), self._context.patience_s
+            attempt.stays = self._context.stays
             outcome = await self._made(attempt)
             if isinstance(outcome, RetryLater):
                 await scope.log.durable()

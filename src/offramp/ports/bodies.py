@@ -118,6 +118,7 @@ class AttemptContext(NamedTuple):
         left: how many of the processes that began it without ending it stopped in order, and so did not die of it.
         patience_s: how long it may wait in this process before it begins; None for any time.
         says: called, from any thread, with the reason that it waits; None for no reason any more.
+        stays: whether it may wait for a permit here; if not, it is put off as soon as it would.
     """
 
     part: TraceContext | None = None
@@ -126,6 +127,7 @@ class AttemptContext(NamedTuple):
     left: int = 0
     patience_s: float | None = None
     says: Callable[[str | None], object] = lambda _what: None
+    stays: bool = True
 
 
 class TryAgain(Exception):

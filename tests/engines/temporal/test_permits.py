@@ -69,16 +69,17 @@ def opened(url, tmp_path):
 
 @pytest.mark.parametrize("step", list(STEPS))
 async def test_an_activity_waits_for_its_permit_and_gives_it_back(opened, step):
-    limits = Toy(api=0)
+    limits, asks = Toy(api=0), 2 if step == "brief" else 1
     async with opened(limits) as runtime:
         handle = await runtime.start("line", step=step)
-        await limits.waits.wait()
-        await eventually(lambda: len(limits.waiting) == 1)
+        # A local activity has asked before, and has not waited.
+        await eventually(lambda: len(limits.asked) == asks and len(limits.waiting) == 1)
         assert (await handle.document())["steps"] == []
         limits.grant("api")
         assert await result_of(handle) == step
         seen = await log_of(handle)
     assert {(ask.run_id, ask.step, ask.sla, ask.priority) for ask in limits.asked} == {(handle.id, step, "low", -1)}
+    assert len(limits.asked) == asks, "it keeps its place"
     assert types(seen).count("step.started") == 1
     assert not of(seen, "step.retrying")
     assert (limits.free, limits.waiting) == ({"api": 1}, {})

@@ -310,7 +310,7 @@ class _Signs:
         left = int(info.heartbeat_details[0]) if info.heartbeat_details else 0
         patience_s = (SHORT_MARGIN_S if info.is_local else STEP_MARGIN_S) / 2
         opens = ticket.opens and info.attempt == 1
-        self.context = AttemptContext(ticket.part, queued_s, opens, left, patience_s, self._says)
+        self.context = AttemptContext(ticket.part, queued_s, opens, left, patience_s, self._says, not info.is_local)
         self._waits_for: str | None = None
 
     def _says(self, what: str | None) -> None:
