@@ -20,7 +20,7 @@ from offramp.core.run import RunRecord, key_digest
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.core.tickets import SECRET_BYTES
-from offramp.errors import LeaseLost, RunConflict, UnknownRun
+from offramp.errors import LeaseLost, RunConflict, StoreError, UnknownRun
 from offramp.execution.attempt import Attempt
 from offramp.execution.context import current
 from offramp.execution.warming import Warming
@@ -466,7 +466,9 @@ class Service:
         limits, ambient = self.process.limits, current.get()
         if limits is None or not isinstance(ambient, Attempt):
             return
-        facts, record = ambient.scope.facts, await self.process.store.get(run_id)
+        facts, record = ambient.scope.facts, None
+        with contextlib.suppress(StoreError):  # the wait itself needs no store
+            record = await self._patience.read(self.process.store.get(run_id))
         if record is not None and not record.finished and record.priority < facts.priority:
             limits.lift(run_id, facts.sla, facts.priority)
 

@@ -51,10 +51,10 @@ async def submit(call: Call) -> Answer:
     accepted = await starting.submit(call, asked.submission, math.inf if preference.wait is None else preference.wait)
     if not preference.at_once:
         finished = await finishes_fast(call, accepted, None if preference.wait is None else came_at + preference.wait)
-        ended = await call.service.get(accepted.record.id, call.tenant) if finished else None
-        if ended is not None and not accepted.attached and (refused := _refused(ended, call.prefix)) is not None:
-            return refused
-        return await _document(call, 200 if finished else 202, accepted.record.id, preference)
+        shown = await call.service.document(accepted.record.id, call.tenant, call.prefix)
+        if shown["status"] == "failed" and shown["error"]["code"] in NO_PERMIT and not accepted.attached:
+            return _refused(await call.service.get(accepted.record.id, call.tenant), call.prefix)
+        return _described(200 if finished else 202, shown, preference)
     if not accepted.attached:  # a new run: its document needs no read
         return _described(202, document(accepted.record, [], call.prefix), preference)
     return await _document(call, 202, accepted.record.id, preference)
@@ -99,22 +99,22 @@ def _described(status: int, shown: dict[str, Any], preference: Preference) -> Re
     return json_reply(status, shown, headers)
 
 
-def _refused(record: RunRecord, prefix: str) -> Reply | None:
+def _refused(record: RunRecord, prefix: str) -> Reply:
     """503 for a run that failed because a resource had no permit for it: as a whole it may succeed later.
 
     Not for a repeated request, whose Idempotency-Key leads to the same run.
     """
-    if record.status != "failed" or record.error is None or record.error.code not in NO_PERMIT:
-        return None
-    error = exception_of(record.error)
+    failure = record.error
+    assert failure is not None  # noqa: S101 - for the types: it failed
+    error = exception_of(failure)
     after_s = error.retry_after if isinstance(error, ResourceBusy) else None
     headers = {
         "Retry-After": str(coarse(retry_after(RETRY_AFTER_S if after_s is None else after_s))),
         "Content-Location": links(record.id, prefix)["self"],
         "Vary": "Prefer",
     }
-    facts = {"error": record.error.public(), "run_id": record.id}
-    return document_of(Problem(NO_PERMIT[record.error.code], str(error), facts, headers))
+    facts = {"error": failure.public(), "run_id": record.id}
+    return document_of(Problem(NO_PERMIT[failure.code], str(error), facts, headers))
 
 
 def _path(call: Call, record: RunRecord) -> str:
