@@ -5,9 +5,15 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offramp.core.limits.capacity import Load
-from offramp.core.limits.cycles import Kept, stuck
-from offramp.core.limits.messages import Granted, Refused, Waits
+from offramp.core.limits import recovery
+from offramp.core.limits.backlog import Waiting
+from offramp.core.limits.book import Book
+from offramp.core.limits.capacity import Capacity
+from offramp.core.limits.cycles import Keepers
+from offramp.core.limits.gate import Permit
+from offramp.core.limits.memory import Remembered
+from offramp.core.limits.messages import Ask, Done, Granted, Refused, Waits
+from offramp.core.order import Waiter
 from offramp.core.sla import SLA
 from tests.core.limits.world import World, resource
 
@@ -159,25 +165,13 @@ def test_lifted_runs_are_bounded(monkeypatch):
     assert w.book.lift(w.now, "", "high", 10) == []
 
 
-class _Asks:
-    def __init__(self, holds):
-        self.holds, self.tokens = holds, 0
+def _entry(name, resource, holds=()):
+    ask = Ask(id=name, resource=resource, run_id="", sla="low", priority=0)
+    return Waiting("a", ask, Waiter(name, "low", "", 0, float(name)), 0, holds)
 
 
-@settings(max_examples=200)
-@given(
-    st.lists(st.integers(1, 3), min_size=1, max_size=4),
-    st.lists(st.integers(0, 3), max_size=8),
-    st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 7), max_size=3)), max_size=8),
-)
-def test_exactly_what_no_order_of_ends_can_serve_is_stuck(limits, permits, asks):
-    """A search over every order: grant what fits, and let go what an asker that was granted keeps."""
-    permits = [place % len(limits) for place in permits]
-    asks = {
-        f"{number}": (place % len(limits), tuple({str(each % len(permits)) for each in holds} if permits else ()))
-        for number, (place, holds) in enumerate(asks)
-    }
-    asks = {name: ask for name, ask in asks.items() if ask[1]}
+def _served(limits, permits, asks):
+    """A search over every order: grant what fits, and let go what an asker that was granted keeps; what is left."""
     kept = {permit for _, holds in asks.values() for permit in holds}
     free = [limit - sum(permits[int(each)] == place for each in kept) for place, limit in enumerate(limits)]
     left, moved = dict(asks), True
@@ -191,9 +185,103 @@ def test_exactly_what_no_order_of_ends_can_serve_is_stuck(limits, permits, asks)
                 for permit in kept - still:
                     free[permits[int(permit)]] += 1
                 kept = still
-    found = stuck(
-        {name: (str(place), _Asks(holds)) for name, (place, holds) in asks.items()},
-        lambda name: Kept(str(permits[int(name)]), Load(1, 0, 0)),
-        lambda place, load, _: load.permits < limits[int(place)],
-    )
-    assert found == set(left)
+    return set(left)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    st.lists(st.integers(0, 3), max_size=8),
+    st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 7), max_size=3)), max_size=8),
+    st.data(),
+)
+def test_exactly_what_no_order_of_ends_can_serve_is_stuck(limits, permits, asks, data):
+    """Ask by ask, as long as none is in a circle; then limits shrink, and asks end."""
+    permits = [place % len(limits) for place in permits]
+    asks = {
+        f"{number}": (
+            place % len(limits),
+            tuple(sorted({str(each % len(permits)) for each in holds} if permits else ())),
+        )
+        for number, (place, holds) in enumerate(asks)
+    }
+    exist = {str(each): Permit(_entry(str(each), str(place)), 0.0, probe=False) for each, place in enumerate(permits)}
+    keepers = Keepers(exist, lambda place, load, _: load.permits < limits[int(place)])
+    waits, entries = {}, {}
+    for name, ask in asks.items():
+        if not ask[1]:
+            continue
+        entry = entries[name] = _entry(name, str(ask[0]), ask[1])
+        keepers.add(entry)
+        assert keepers.is_stuck(entry) == (name in _served(limits, permits, {**waits, name: ask}))
+        if keepers.is_stuck(entry):
+            keepers.remove(entry)
+        else:
+            waits[name] = ask
+    for name in data.draw(st.sets(st.sampled_from([*waits]) if waits else st.nothing())):
+        keepers.remove(entries[name])
+        del waits[name]
+    limits = [data.draw(st.integers(1, limit)) for limit in limits]
+    refused = [entry.ask.id for entry in keepers.untangle()]
+    for name in refused:
+        assert name == max(_served(limits, permits, waits), key=int), "the newest is refused"
+        del waits[name]
+    assert not _served(limits, permits, waits)
+
+
+def test_thousands_that_keep_permits_cost_little_each():
+    """Counted in looks at what fits, not in time."""
+    looks = 0
+
+    def fits(_, load, tokens):
+        nonlocal looks
+        looks += 1
+        return load.permits < limit
+
+    count, limit = 5_000, 5_001
+    exist = {str(each): Permit(_entry(str(each), "r"), 0.0, probe=False) for each in range(count)}
+    keepers = Keepers(exist, fits)
+    for number in range(count):
+        entry = _entry(str(count + number), "r", (str(number),))
+        keepers.add(entry)
+        assert not keepers.is_stuck(entry)
+    assert looks <= 2 * count
+    looks, limit = 0, count - 100
+    assert len(list(keepers.untangle())) == 101
+    assert looks <= 3 * count
+
+
+def test_a_takeover_with_thousands_that_keep_permits_costs_little_each(monkeypatch):
+    looks = 0
+    looked = Capacity.fits_beside
+
+    def looks_again(*given):
+        nonlocal looks
+        looks += 1
+        return looked(*given)
+
+    monkeypatch.setattr(Capacity, "fits_beside", looks_again)
+    count = 2_000
+    specs = [resource("r", concurrency=10_000), resource("s", concurrency=1)]
+    book = Book(specs, CLASSES)
+    memory = Remembered(specs)
+
+    def ask(name, place, within=()):
+        asked = Ask(id=name, resource=place, run_id=name[:5], sla="low", priority=-1, within=within)
+        memory.asked(0.0, asked)
+        for _, each, answer in book.ask(0.0, "a", asked):
+            memory.answered(0.0, each, answer)
+
+    ask("first", "s")
+    for number in range(count):
+        ask(f"{number:05}", "r")
+        ask(f"{number:05}:1", "s", (f"{number:05}",))
+    assert looks <= 2 * count
+    looks = 0
+    book = Book(specs, CLASSES, recovering=True)
+    recovery.restore(book, 1.0, "a", memory.memory(1.0))
+    told = recovery.recovered(book, 1.0)
+    assert [type(answer) for _, _, answer in told] == [Waits] * count
+    assert looks <= 2
+    told = book.done(2.0, "a", "first", Done())
+    assert [type(answer) for _, _, answer in told] == [Granted]

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from offramp.core.limits.backlog import Waiting
-from offramp.core.limits.capacity import Load
-from offramp.core.limits.cycles import Kept, stuck
+from offramp.core.limits.cycles import Keepers
 from offramp.core.limits.gate import Gate, Permit
 from offramp.core.limits.memory import Logs, State
 from offramp.core.limits.messages import Answer, Ask, Done, Granted, Level, Refused
@@ -74,8 +73,9 @@ class Book:
         self._margin_s = margin_s
         self._waiting: dict[str, Waiting] = {}
         self._permits: dict[str, Permit] = {}
-        self._keepers: dict[str, Waiting] = {}
-        """What waits while it keeps permits."""
+        self._keepers = Keepers(
+            self._permits, lambda name, load, tokens: self.gates[name].capacity.fits_beside(load, tokens)
+        )
         self._of_client: defaultdict[str, set[str]] = defaultdict(set)
         self._of_run: defaultdict[str, set[str]] = defaultdict(set)
         self._out: list[Tell] = []
@@ -109,7 +109,10 @@ class Book:
         self.enqueue(gate, entry)
         self._advance(now, gate)
         if ask.id in self._waiting and not self.recovering:
-            self._waits(now, gate, entry)
+            if entry.holds and ask.queues and self._keepers.is_stuck(entry):
+                self._refuse(gate, entry, _circle(entry))
+            else:
+                self._waits(now, gate, entry)
         return self._answers()
 
     def withdraw(self, now: float, client: str, permit_id: str) -> list[Tell]:
@@ -173,7 +176,7 @@ class Book:
                 gate = self.gates[entry.ask.resource]
                 self._dequeue(gate, entry)
             else:
-                permit = self._permits.pop(name)
+                permit = self._ended(name)
                 gate = self.gates[permit.ask.resource]
                 self._written(now, gate, permit)
                 self.logs[client].of(gate.spec).used(now, permit.tokens)
@@ -226,7 +229,7 @@ class Book:
         lifted = self.lifted.get(ask.run_id)
         if lifted is not None and lifted[1] > priority:
             sla, priority = lifted
-        holds = tuple(name for name in ask.within if self._permit(client, name) is not None)
+        holds = tuple(name for name in dict.fromkeys(ask.within) if self._permit(client, name) is not None)
         waiter = Waiter(ask.id, sla, ask.tenant, priority, now)
         return Waiting(client, ask, waiter, tokens, holds)
 
@@ -239,11 +242,11 @@ class Book:
         if entry.ask.run_id:
             self._of_run[entry.ask.run_id].add(name)
         if entry.holds:
-            self._keepers[name] = entry
+            self._keepers.add(entry)
             held = {permit.ask.resource for permit in map(self._permits.get, entry.holds) if permit is not None}
             priority, sla = max(self.gates[each].waits.top() for each in held)
             self._lift(entry, sla, priority)
-        if self._keepers and entry.waiter.priority > top[0]:
+        if entry.waiter.priority > top[0]:
             self._lift_keepers(gate, entry.waiter.sla, entry.waiter.priority)
 
     def knows(self, permit_id: str) -> bool:
@@ -259,7 +262,7 @@ class Book:
         return self._answers()
 
     def foretell(self, now: float) -> list[Tell]:
-        """Answer all that wait: how long about, or that those are refused which do not queue or wait for themselves."""
+        """Answer all that wait: how long about, or that those are refused which do not queue. None is in a circle."""
         for gate in self.gates.values():
             for entry in list(gate.waits):
                 if entry.ask.id in self._waiting:
@@ -296,33 +299,32 @@ class Book:
 
     def _waits(self, now: float, gate: Gate, entry: Waiting) -> None:
         """What becomes of an ask that was not granted at once."""
-        refused = None
-        if not entry.ask.queues:
-            refused = gate.full(now, entry, "this call does not wait")
-        elif entry.holds and entry.ask.id in self._stuck():
-            refused = _circle(entry)
-        if refused is None:
+        if entry.ask.queues:
             self._out.append(Tell(entry.client, entry.ask.id, gate.foretell(now, entry)))
         else:
-            self._dequeue(gate, entry)
-            self._out.append(Tell(entry.client, entry.ask.id, refused))
+            self._refuse(gate, entry, gate.full(now, entry, "this call does not wait"))
+
+    def _refuse(self, gate: Gate, entry: Waiting, refused: Refused) -> None:
+        self._dequeue(gate, entry)
+        self._out.append(Tell(entry.client, entry.ask.id, refused))
 
     def _end(self, now: float, permit_id: str, done: Done) -> None:
-        permit = self._permits.pop(permit_id)
+        permit = self._ended(permit_id)
         self._of_client[permit.client].discard(permit_id)
         gate = self.gates[permit.ask.resource]
         if done.how == "unused" and permit.written_at is None:
             broke = gate.unused(now, permit)
         else:
             self._written(now, gate, permit)
-            before = gate.capacity.scale, gate.capacity.blocked_until
+            scale, blocked_until = gate.capacity.scale, gate.capacity.blocked_until
             used = gate.used(permit, done)
             broke = gate.done(now, permit, done)
             if gate.spec.tokens:
                 self.logs[permit.client].of(gate.spec).used(now, used)
-            if before != (gate.capacity.scale, gate.capacity.blocked_until):
-                self.changed = True
+            if gate.capacity.scale < scale:
                 self._untangle()
+            if (scale, blocked_until) != (gate.capacity.scale, gate.capacity.blocked_until):
+                self.changed = True
                 self._blocked(now, gate)
         if broke:
             self._broke(now, gate)
@@ -331,6 +333,7 @@ class Book:
     def _written(self, now: float, gate: Gate, permit: Permit) -> None:
         if permit.written_at is None:
             gate.written(now, permit)
+            self._keepers.written(permit)
             if gate.spec.rates:
                 self.logs[permit.client].of(gate.spec).written(now)
 
@@ -355,8 +358,7 @@ class Book:
                 shut[credential] = gate.shut(now, credential)
             refused = shut[credential]
             if refused is not None:
-                self._dequeue(gate, entry)
-                self._out.append(Tell(entry.client, entry.ask.id, refused))
+                self._refuse(gate, entry, refused)
 
     # Between resources.
 
@@ -366,46 +368,32 @@ class Book:
             return
         gate = self.gates[entry.ask.resource]
         top = gate.waits.top()
+        before = entry.waiter.priority
         gate.waits.lift(entry, sla, int(priority))
+        self._keepers.lifted(entry, before)
         if priority > top[0]:
             self._lift_keepers(gate, sla, priority)
 
     def _lift_keepers(self, gate: Gate, sla: str, priority: float) -> None:
         """What waits elsewhere and keeps permits of this resource counts as of the class that waits for these."""
-        name = gate.spec.name
-        for keeper in list(self._keepers.values()):
-            kept = map(self._permits.get, keeper.holds)
-            if keeper.waiter.priority < priority and any(
-                each is not None and each.ask.resource == name for each in kept
-            ):
-                self._lift(keeper, sla, priority)
-
-    def _stuck(self) -> set[str]:
-        """The asks that wait for each other in a circle."""
-        waiting = {name: (entry.ask.resource, entry) for name, entry in self._keepers.items()}
-        return stuck(
-            waiting, self._held_by, lambda name, load, tokens: self.gates[name].capacity.fits_beside(load, tokens)
-        )
-
-    def _held_by(self, permit_id: str) -> Kept | None:
-        permit = self._permits.get(permit_id)
-        if permit is None:
-            return None
-        return Kept(permit.ask.resource, Load(1, int(permit.written_at is None), permit.tokens))
+        for keeper in self._keepers.below(gate.spec.name, priority):
+            self._lift(keeper, sla, priority)
 
     def _untangle(self) -> None:
-        """Limits shrank: of what waits in a circle because of that, the newest is refused until none does."""
-        while self._keepers and (names := self._stuck()):
-            newest = max((self._keepers[name] for name in names), key=lambda each: (each.waiter.since, each.ask.id))
-            gate = self.gates[newest.ask.resource]
-            self._dequeue(gate, newest)
-            self._out.append(Tell(newest.client, newest.ask.id, _circle(newest)))
+        """Limits shrank: what waits in a circle because of that is refused, the newest first."""
+        for entry in self._keepers.untangle():
+            self._refuse(self.gates[entry.ask.resource], entry, _circle(entry))
 
     # What is known.
 
     def _permit(self, client: str, permit_id: str) -> Permit | None:
         permit = self._permits.get(permit_id)
         return permit if permit is not None and permit.client == client else None
+
+    def _ended(self, permit_id: str) -> Permit:
+        permit = self._permits.pop(permit_id)
+        self._keepers.ended(permit)
+        return permit
 
     def _dequeue(self, gate: Gate, entry: Waiting) -> None:
         gate.waits.remove(entry)
@@ -416,7 +404,7 @@ class Book:
         """An ask waits no longer."""
         name, run_id = entry.ask.id, entry.ask.run_id
         del self._waiting[name]
-        self._keepers.pop(name, None)
+        self._keepers.remove(entry)
         names = self._of_run.get(run_id)
         if names is not None:
             names.discard(name)
