@@ -7,10 +7,11 @@ import contextlib
 
 import pytest
 
-from offramp import SLA, App
+from offramp import SLA, App, testing
+from offramp.errors import StepTimeout
 from offramp.paths.local import LocalRuntime
 from offramp.testing import FakeClock
-from tests.support import Signal, eventually, log_of, member, of, reach, result_of
+from tests.support import Signal, eventually, failure_of, log_of, member, of, reach, result_of
 
 
 def declared(**limits):
@@ -143,3 +144,23 @@ async def test_parallel_requests_of_a_step_that_holds_a_permit_are_served(tmp_pa
         assert await clock.run_until(done, 0.1) == [[0, 5, 10, 15, 20, 25]] * 4
         _, [level] = await runtime.service.resources()
         assert (level.in_use, level.waiting) == (0, {})
+
+
+async def test_a_wait_that_the_steps_timeout_ends_first_demotes_no_run():
+    app = App("impatient")
+    api = app.resource("api", rate="1/100s")
+
+    @app.step(timeout=0.2)
+    async def call() -> str:
+        async with api.permit():
+            return "called"
+
+    @app.pipeline(budget=60)
+    async def line() -> str:
+        return await call()
+
+    async with testing.runtime(app) as runtime:
+        assert await result_of(await runtime.start("line")) == "called"
+        handle = await runtime.start("line")
+        assert isinstance(await failure_of(handle), StepTimeout)
+        assert not of(await log_of(handle), "run.demoted")

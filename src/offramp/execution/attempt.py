@@ -330,10 +330,17 @@ class Attempt:
 
     async def sleep(self, seconds: float) -> None:
         """A plain wait, by the injected clock."""
-        timeout, scope = self.call.policy.timeout, self.scope
-        if timeout is None or scope.clock.monotonic() + seconds < self.began + timeout:
+        scope = self.scope
+        if self.may_last(seconds):
             scope.foretell(scope.clock.time() + seconds, lambda: self.live)
-        await sleep_for(self.scope.clock, seconds)
+        await sleep_for(scope.clock, seconds)
+
+    def may_last(self, seconds: float) -> bool:
+        """Whether its own timeouts leave it so much time from now on."""
+        policy = self.call.policy
+        within = None if policy.first is None or self.first is None or self.first.came else policy.first.within
+        ends = min((each for each in (policy.timeout, within) if each is not None), default=None)
+        return ends is None or self.scope.clock.monotonic() + seconds < self.began + ends
 
     async def signal(self, question: Question, timeout: float | None) -> bytes:
         """Refuse: signals work in bodies only."""

@@ -98,6 +98,8 @@ class Report:
         scope, expected_s = self._attempt.scope, answer.expected_s
         if not self._attempt.foretells:
             return
+        if self._in_flight and expected_s is not None and not self._attempt.may_last(expected_s):
+            return  # its timeout ends the wait, maybe within the budget
         if expected_s is not None and scope.facts.path == "fast" and expected_s > scope.facts.remaining():
             scope.foretell(scope.clock.time() + expected_s, lambda: not self._is_over)
 
