@@ -46,7 +46,7 @@ class Meeting(msgspec.Struct, frozen=True):
         """
         classes = {sla.name: sla for sla in self.classes}
         if self.by == "redis":
-            return self._over_redis(classes, clock)
+            return self._over_redis(classes)
         if self.by == "socket":
             from offramp.limits.client import SocketLimits
 
@@ -55,13 +55,13 @@ class Meeting(msgspec.Struct, frozen=True):
 
         return LocalLimits(self.resources, classes, clock)
 
-    def _over_redis(self, classes: Mapping[str, SLA], clock: Clock) -> Limits:
+    def _over_redis(self, classes: Mapping[str, SLA]) -> Limits:
         try:
             from offramp.limits.redis import open_redis_limits
         except ImportError as error:
             missing = (error.name or "redis").partition(".")[0]
             raise MissingExtra(f"limits over Redis need {missing}: {install('redis')}") from error
-        return open_redis_limits(self.where, self.resources, classes, clock)
+        return open_redis_limits(self.where, self.resources, classes)
 
 
 def meeting(

@@ -14,7 +14,6 @@ import sys
 import redis
 
 from offramp.core.limits.spec import resource_spec
-from offramp.execution.clock import SystemClock
 from offramp.limits.redis import RedisLimits
 from offramp.ports.limits import Ask, Done, Granted
 from offramp.stores.redis.address import Address
@@ -24,7 +23,7 @@ OPEN = 5
 
 def main(url, counter, calls, spec):
     port, key = counter.split(":", 1)
-    limits = RedisLimits(Address.parse(url), [resource_spec("openai", **json.loads(spec))], {}, SystemClock())
+    limits = RedisLimits(Address.parse(url), [resource_spec("openai", **json.loads(spec))], {})
     granted = queue.SimpleQueue()
 
     def ask(number):

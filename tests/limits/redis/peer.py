@@ -11,7 +11,6 @@ import os
 import sys
 
 from offramp.core.limits.spec import resource_spec
-from offramp.execution.clock import SystemClock
 from offramp.limits.redis import RedisLimits
 from offramp.ports.limits import Ask, Done, Granted
 from offramp.stores.redis.address import Address
@@ -25,7 +24,7 @@ def say(text):
 def main(url, count, spec):
     given = json.loads(spec)
     lease = {"lease_s": given.pop("lease_s")} if "lease_s" in given else {}
-    limits = RedisLimits(Address.parse(url), [resource_spec("openai", **given)], {}, SystemClock(), **lease)
+    limits = RedisLimits(Address.parse(url), [resource_spec("openai", **given)], {}, **lease)
     held = []
     say(limits.own)
 

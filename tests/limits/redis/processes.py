@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 from offramp.core.limits.spec import resource_spec
-from offramp.execution.clock import SystemClock
 from offramp.limits.redis import RedisLimits
 from offramp.limits.redis.scripts import QUIET_S
 from offramp.ports.limits import Ask, Granted, Refused, Waits
@@ -86,7 +85,7 @@ class Place:
     def join(self, specs=TWO, *, classes=None, port=None, **given):
         """A process, in this one."""
         url = self.url if port is None else self.url.replace(f":{self.server.port}/", f":{port}/")
-        made = RedisLimits(Address.parse(url), specs, classes or {}, SystemClock(), **given)
+        made = RedisLimits(Address.parse(url), specs, classes or {}, **given)
         self._joined.append(made)
         return made
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from offramp.execution.clock import SystemClock
 from offramp.limits.redis import RedisLimits
 from tests import valkey
 from tests.limits.redis.processes import Place
@@ -45,7 +44,7 @@ class Redis:
         self._made = made
 
     async def meet(self, specs, classes):
-        return _Site(lambda address: self._made(address, specs, classes, SystemClock()))
+        return _Site(lambda address: self._made(address, specs, classes))
 
 
 REDIS = Redis()

@@ -8,7 +8,6 @@ import pytest
 
 from offramp.core.limits.spec import Breaker, resource_spec
 from offramp.core.sla import SLA
-from offramp.execution.clock import SystemClock
 from offramp.limits.redis import link, open_redis_limits
 from offramp.ports.limits import Done
 from tests.limits.redis.processes import NAME, limit
@@ -169,7 +168,7 @@ async def test_an_unknown_resource_is_refused(place):
 
 
 async def test_limits_at_an_address(place):
-    limits = open_redis_limits(place.url, limit(concurrency=1), {}, SystemClock())
+    limits = open_redis_limits(place.url, limit(concurrency=1), {})
     await place.ask(limits).grant()
     await asyncio.to_thread(limits.close)
 

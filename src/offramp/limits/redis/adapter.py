@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,7 +26,6 @@ from offramp.limits.redis.link import Grants, Link, wait_s
 from offramp.limits.redis.permits import Op, Permit, Permits
 from offramp.limits.redis.scripts import LEASE_S, Script
 from offramp.ports import forks
-from offramp.ports.clock import Clock
 from offramp.ports.limits import Ask, Done, Granted, Level, Notify, Refused
 from offramp.stores.redis.address import Address
 from offramp.stores.redis.connection import problem
@@ -61,7 +61,6 @@ class RedisLimits:
         address: of the server.
         resources: what the app declares.
         classes: by name.
-        clock: of the process.
         lease_s: seconds after its last call for which the process counts as alive.
     """
 
@@ -70,11 +69,10 @@ class RedisLimits:
         address: Address,
         resources: Sequence[ResourceSpec],
         classes: Mapping[str, SLA],
-        clock: Clock,
         *,
         lease_s: float = LEASE_S,
     ) -> None:
-        self._address, self._clock, self._classes = address, clock, classes
+        self._address, self._classes = address, classes
         self._resources = {spec.name: spec for spec in resources}
         self._order = {spec.name: number for number, spec in enumerate(resources)}
         self._script, self._lease_s = Script(resources, classes, lease_s), lease_s
@@ -83,7 +81,7 @@ class RedisLimits:
     def _begin(self) -> None:
         forks.on_fork(self)
         self._watchers: list[Callable[[Sequence[Level]], object]] = []
-        self.own = self._clock.random_bytes(12).hex()
+        self.own = os.urandom(12).hex()  # takes no lock that another thread may hold at a fork
         self._permits = Permits(self._resources)
         self._circuits = Circuits(self._resources)
         self._ops: list[Op] = []

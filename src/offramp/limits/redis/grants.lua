@@ -27,12 +27,13 @@ local function learn(r, step, used)
     local key = T .. 'y:' .. r.name .. ' ' .. field
     local _, count = expected(r, field)
     if count == 0 and call('HLEN', all) > C.STEPS_MAX then
-      local other = call('HRANDFIELD', all)
+      local some = call('HRANDFIELD', all, 2)
+      local other = some[1] == 'a' and some[2] or some[1]
       call('HDEL', all, other)
       call('DEL', T .. 'y:' .. r.name .. ' ' .. other)
     end
     call('ZADD', key, used, count % C.SAMPLES_MAX)
-    local samples = math.min(count + 1, C.SAMPLES_MAX)
+    local samples = call('ZCARD', key)  -- fewer than were called, if those of long ago are no longer kept
     local place = math.min(samples - 1, math.floor(C.QUANTILE * samples))
     local quantile = call('ZRANGE', key, place, place, 'WITHSCORES')[2]
     call('HSET', all, field, quantile .. ' ' .. text(count + 1))
@@ -309,7 +310,7 @@ local function write(r, p, at)
 end
 
 local function unused(r, p)
-  r.s.held = r.s.held - 1
+  r.s.held = math.max(0, r.s.held - 1)
   open(r, 'c', -1)
   open(r, 'k', -p.tokens)
   r.s.ended.unused = (r.s.ended.unused or 0) + 1
@@ -333,9 +334,9 @@ local function ends(r, p, how, says, tokens, blocked_s, written_at)
   local is_refused = how == 'throttled' or how == 'exhausted'
   local used = tokens and math.max(0, tokens) or (is_refused and 0 or p.tokens)
   if tokens and how == 'ok' and r.spec.least then learn(r, p.step, tokens) end
-  r.s.held = r.s.held - 1
+  r.s.held = math.max(0, r.s.held - 1)
   add_mean(r.s.held_s, math.max(0, NOW - p.granted_at))
-  if r.spec.least then note(r, 'k', NOW, used, p.tokens) end
+  note(r, 'k', NOW, used, p.tokens)  -- of a resource that this version of the app does not know, too
   r.s.ended[how], r.s.used = (r.s.ended[how] or 0) + 1, r.s.used + used
   local scale, blocked = r.s.scale, r.s.blocked
   if how == 'ok' then grow(r) elseif is_refused then refused(r, p, how, says, blocked_s) end

@@ -78,10 +78,7 @@ local function add_waiter(r, w)
   local before = call('ZRANGE', line, 0, 0)[1]
   if not before then
     local known = call('HGET', key_of(r, queue, 'n', priority), tenant)
-    if not known then
-      call('ZADD', tags, tag_of_new(r, queue, priority, tenant), tenant)
-      call('EXPIRE', tags, C.KEPT_S)
-    end
+    if not known then call('ZADD', tags, tag_of_new(r, queue, priority, tenant), tenant) end
     call('HINCRBY', key_of(r, queue, 'n', priority), tenant, 1)
   end
   call('ZADD', line, 0, w.id)
@@ -109,6 +106,7 @@ end
 local function remove_waiter(r, w)
   local queue, priority, class, tenant = names_of(w)
   local line, group = key_of(r, queue, 'l', priority, class, tenant), key_of(r, queue, 'g', priority, class)
+  local tags = key_of(r, queue, 't', priority)
   local before = call('ZRANGE', line, 0, 0)[1]
   call('ZREM', line, w.id)
   call('ZREM', key_of(r, queue, 'o', class), w.id)
@@ -120,13 +118,16 @@ local function remove_waiter(r, w)
     call('ZREM', group, w.id .. ' ' .. tenant)
     local first = call('ZRANGE', line, 0, 0)[1]
     if first then
-      call('ZADD', group, call('ZSCORE', key_of(r, queue, 't', priority), tenant), first .. ' ' .. tenant)
+      call('ZADD', group, call('ZSCORE', tags, tenant), first .. ' ' .. tenant)
     elseif call('HINCRBY', key_of(r, queue, 'n', priority), tenant, -1) == 0 then
       call('HDEL', key_of(r, queue, 'n', priority), tenant)
       forget_tags(r, queue, priority)
     end
   end
-  if level.count == 0 then r.s[queue][priority] = nil end
+  if level.count == 0 then
+    r.s[queue][priority] = nil
+    call('EXPIRE', tags, C.KEPT_S)
+  end
 end
 
 -- The first line of a level, over its classes.

@@ -21,8 +21,11 @@ LEASE_S = 10.0
 """Seconds after its last call for which a process counts as alive."""
 LEASE_STEP = 0.05
 """The part of a lease by which a call may leave it shorter: it is written no more often."""
-QUIET_S = 4.0
-"""Seconds without grants once the server has lost data, or may have: processes tell again what they hold and called."""
+QUIET_S = 7.0
+"""Seconds without grants once the server has lost data, or may have: processes tell again what they hold and called.
+
+Longer than a live process takes to notice: until its next call, for the answer, and to connect again.
+"""
 BACK_S = 1.0
 """Seconds by which the server's clock is set back at least where that is noticed."""
 SAID_MAX = 1_000

@@ -86,7 +86,8 @@ local function save()
   for _, r in pairs(resources) do
     if r.changed then
       local packed = cmsgpack.pack(r.s)
-      call('SET', r.key, packed, 'EX', C.KEPT_S)
+      -- Permits and waiters stay until their process leaves: their record must not end before them.
+      if r.s.held > 0 or r.s.waits > 0 then call('SET', r.key, packed) else call('SET', r.key, packed, 'EX', C.KEPT_S) end
       records_count = records_count + 1
       if records_count > C.RECORDS_MAX then records, records_count = {}, 0 end
       records[r.key] = {packed, r.s}

@@ -42,6 +42,7 @@ local function pass_log(r, kind)
       local entries = call('ZRANGEBYSCORE', log_key(r, kind), '(' .. text(log.gone[name]), '+inf', 'WITHSCORES',
         'LIMIT', 0, C.READ)
       head = false
+      if not entries[1] then log.gone[name] = log.total end  -- the log has ended: nothing of it counts
       for at = 1, #entries, 2 do
         head = tonumber(string.match(entries[at], '^%S+'))
         if head + span > NOW then break end
@@ -64,35 +65,44 @@ end
 
 local function used_of(log, rate) return log.open + log.total - log.gone[rate[3]] end
 
+-- A log ends so long after this.
+local function keep(r, kind, log)
+  log.renewed = NOW
+  call('EXPIRE', log_key(r, kind), C.KEPT_S)
+end
+
 -- Entries that no window counts any more are removed, some at once.
 local function drop_old(r, kind, log)
   local least = log.total
   for _, gone in pairs(log.gone) do least = math.min(least, gone) end
   call('ZREMRANGEBYSCORE', log_key(r, kind), '-inf', text(least))
-  call('EXPIRE', log_key(r, kind), C.KEPT_S)
+  keep(r, kind, log)
   log.dropped, log.notes = least, 0
 end
 
 -- So much more is open, or less.
 local function open(r, kind, amount)
   local log = r.s[kind]
-  if log then log.open = log.open + amount end
+  if log then log.open = math.max(0, log.open + amount) end
 end
 
 -- An open amount counts from `at` on, or from the last entry if that is later.
 local function note(r, kind, at, amount, opened)
   local log, slot = r.s[kind], rates_of(r, kind).slot
   if not log then return end
-  log.open = log.open - opened
+  log.open = math.max(0, log.open - opened)
   if amount <= 0 then return end
   local key = log_key(r, kind)
   at = math.max(at, log.last)
+  local replaced
   if slot > 0 then  -- an entry collects what is noted soon after it
-    if log.began and at - log.began < slot then call('ZREM', key, member_of(log)) else log.began = at end
+    if log.began and at - log.began < slot then replaced = member_of(log) else log.began = at end
   end
+  local was_empty = log.total == log.dropped
   log.total, log.last = log.total + amount, at
   call('ZADD', key, text(log.total), member_of(log))
-  if log.total - amount == log.dropped then call('EXPIRE', key, C.KEPT_S) end  -- it was empty
+  if replaced then call('ZREM', key, replaced) end  -- after the other, as an empty key would lose when it ends
+  if was_empty or NOW >= (log.renewed or 0) + C.KEPT_S / 4 then keep(r, kind, log) end
   for name, head in pairs(log.head) do log.head[name] = head or at end
   log.notes = log.notes + 1
   if log.notes >= C.DROP_EVERY then drop_old(r, kind, log) end
