@@ -14,7 +14,7 @@ from tests import valkey
 DAY_S = 86_400.0
 
 
-class Told:
+class Calls:
     """Calls of several processes, of several versions of an app."""
 
     def __init__(self, client, tag):
@@ -57,11 +57,11 @@ def ends(name, *, tokens=None, how="ok"):
 
 
 @pytest.fixture
-def told():
+def server():
     with valkey.server().client() as client:
-        made = Told(client, "{told}:")
+        made = Calls(client, "{calls}:")
         yield made
-        for key in client.scan_iter("{told}:*", count=1000):
+        for key in client.scan_iter("{calls}:*", count=1000):
             client.delete(key)
 
 
@@ -69,111 +69,111 @@ def granted(answers):
     return [each[1] for each in answers if each[0] == "g"]
 
 
-def test_permits_of_a_service_that_starts_again_after_days_are_given_back_once(told):
+def test_permits_of_a_service_that_starts_again_after_days_are_given_back_once(server):
     of = script(resource_spec("a", concurrency=2, rate="4/min"))
-    told.join(of, "gone", 1000.0)
-    told.settled()
+    server.join(of, "gone", 1000.0)
+    server.settled()
     for number in range(5):  # two are granted, three wait
-        told.ask(of, "gone", 1000.0, f"p{number}")
-    told.after_days()
+        server.ask(of, "gone", 1000.0, f"p{number}")
+    server.after_days()
     later = 1000.0 + 3 * DAY_S
-    told.join(of, "new", later)
-    told.settled()
+    server.join(of, "new", later)
+    server.settled()
     for seconds in (3, 6, 9, 12):
-        assert told.call(of, "new", later + seconds)[0]
-    state = told.state()
+        assert server.call(of, "new", later + seconds)[0]
+    state = server.state()
     assert (state["held"], state["waits"], state["c"]["open"]) == (0, 0, 0)
-    told.client.zadd(f"{told.tag}lim:clients", {"new": later + 90})
-    asked = [granted(told.ask(of, "new", later + 80, f"n{number}")) for number in range(4)]
+    server.client.zadd(f"{server.tag}lim:clients", {"new": later + 90})
+    asked = [granted(server.ask(of, "new", later + 80, f"n{number}")) for number in range(4)]
     assert asked == [["n0"], ["n1"], [], []]
 
 
-def test_a_waiter_of_days_ago_is_granted(told):
+def test_a_waiter_of_days_ago_is_granted(server):
     of = script(resource_spec("a", concurrency=1))
-    told.join(of, "one", 1000.0)
-    told.settled()
-    told.ask(of, "one", 1000.0, "p0", tenant="t")
-    told.ask(of, "one", 1000.0, "p1", tenant="t")
-    told.ask(of, "one", 1000.0, "p2", tenant="u")
-    told.after_days()
+    server.join(of, "one", 1000.0)
+    server.settled()
+    server.ask(of, "one", 1000.0, "p0", tenant="t")
+    server.ask(of, "one", 1000.0, "p1", tenant="t")
+    server.ask(of, "one", 1000.0, "p2", tenant="u")
+    server.after_days()
     later = 1000.0 + 3 * DAY_S
-    told.client.zadd(f"{told.tag}lim:clients", {"one": later + LEASE_S})
-    assert granted(told.call(of, "one", later, ends("p0"))[1]) == ["p1"]
-    assert granted(told.call(of, "one", later, ends("p1"))[1]) == ["p2"]
+    server.client.zadd(f"{server.tag}lim:clients", {"one": later + LEASE_S})
+    assert granted(server.call(of, "one", later, ends("p0"))[1]) == ["p1"]
+    assert granted(server.call(of, "one", later, ends("p1"))[1]) == ["p2"]
 
 
-def test_a_window_of_a_day_is_kept_while_calls_are_made_and_never_stays_full(told):
+def test_a_window_of_a_day_is_kept_while_calls_are_made_and_never_stays_full(server):
     of = script(resource_spec("a", rate="3/d"))
-    told.join(of, "one", 1000.0)
-    told.settled()
-    key = f"{told.tag}lim:c:a"
+    server.join(of, "one", 1000.0)
+    server.settled()
+    key = f"{server.tag}lim:c:a"
 
     def calls(now, name):
-        told.client.zadd(f"{told.tag}lim:clients", {"one": now + LEASE_S})
-        found = told.call(of, "one", now, ask(name), ends(name))[1]
+        server.client.zadd(f"{server.tag}lim:clients", {"one": now + LEASE_S})
+        found = server.call(of, "one", now, ask(name), ends(name))[1]
         if not granted(found):
-            told.call(of, "one", now, ("x", name, "a"))
+            server.call(of, "one", now, ("x", name, "a"))
         return granted(found)
 
     assert calls(1000.0, "p0")
-    told.client.expire(key, 10)  # time has passed
+    server.client.expire(key, 10)  # time has passed
     for number in (1, 2, 3):
         assert calls(1000.0 + 1.5 * DAY_S + number, f"p{number}")
-    assert told.client.ttl(key) > KEPT_S / 2
+    assert server.client.ttl(key) > KEPT_S / 2
     assert not calls(1000.0 + 2.1 * DAY_S, "p4")
-    told.client.delete(key)  # whatever the reason
+    server.client.delete(key)  # whatever the reason
     assert calls(1000.0 + 4 * DAY_S, "p5")
 
 
-def test_an_entry_that_replaces_the_only_one_of_its_log_ends_as_well(told):
+def test_an_entry_that_replaces_the_only_one_of_its_log_ends_as_well(server):
     of = script(resource_spec("a", rate="5k/h"))
-    told.join(of, "one", 1000.0)
-    told.settled()
+    server.join(of, "one", 1000.0)
+    server.settled()
     for number in range(2):
-        told.call(of, "one", 1000.0, ask(f"p{number}"), ends(f"p{number}"))
-    assert told.client.ttl(f"{told.tag}lim:c:a") > 0
+        server.call(of, "one", 1000.0, ask(f"p{number}"), ends(f"p{number}"))
+    assert server.client.ttl(f"{server.tag}lim:c:a") > 0
 
 
-def test_tokens_of_a_step_that_was_not_called_for_days_are_learned_anew(told):
+def test_tokens_of_a_step_that_was_not_called_for_days_are_learned_anew(server):
     of = script(resource_spec("a", tokens="10k/min"))
-    told.join(of, "one", 1000.0)
-    told.settled()
+    server.join(of, "one", 1000.0)
+    server.settled()
     for number in range(3):
-        told.call(of, "one", 1000.0, ask(f"p{number}", tokens=1, step="s"), ends(f"p{number}", tokens=50))
-    told.client.delete(f"{told.tag}lim:y:a ss")  # other steps keep the estimates, which are in one hash
-    assert told.call(of, "one", 1001.0, ask("p4", tokens=1, step="s"), ends("p4", tokens=70))[0]
-    assert told.client.hget(f"{told.tag}lim:e:a", "ss").startswith(b"70 ")
+        server.call(of, "one", 1000.0, ask(f"p{number}", tokens=1, step="s"), ends(f"p{number}", tokens=50))
+    server.client.delete(f"{server.tag}lim:y:a ss")  # other steps keep the estimates, which are in one hash
+    assert server.call(of, "one", 1001.0, ask("p4", tokens=1, step="s"), ends("p4", tokens=70))[0]
+    assert server.client.hget(f"{server.tag}lim:e:a", "ss").startswith(b"70 ")
 
 
-def test_the_estimate_of_all_steps_is_never_the_one_that_makes_room(told, monkeypatch):
+def test_the_estimate_of_all_steps_is_never_the_one_that_makes_room(server, monkeypatch):
     monkeypatch.setitem(scripts.CONSTANTS, "STEPS_MAX", 1)
     of = script(resource_spec("a", tokens="1000k/min"))
-    told.join(of, "one", 1000.0)
-    told.settled()
+    server.join(of, "one", 1000.0)
+    server.settled()
     for number in range(20):
         name = f"p{number}"
-        told.call(of, "one", 1000.0, ask(name, tokens=1, step=f"s{number}"), ends(name, tokens=50))
-    known = told.client.hgetall(f"{told.tag}lim:e:a")
+        server.call(of, "one", 1000.0, ask(name, tokens=1, step=f"s{number}"), ends(name, tokens=50))
+    known = server.client.hgetall(f"{server.tag}lim:e:a")
     assert known[b"a"] == b"50 20"
     assert len(known) <= 3
 
 
-def test_another_version_of_the_app_gives_tokens_back_of_a_resource_that_it_does_not_know(told):
+def test_another_version_of_the_app_gives_tokens_back_of_a_resource_that_it_does_not_know(server):
     new = script(resource_spec("old", concurrency=2), resource_spec("a", tokens="10k/min", rate="5/min"))
     old = script(resource_spec("old", concurrency=2))
-    told.join(new, "new", 1000.0)
-    told.join(old, "old", 1000.0)
-    told.settled()
+    server.join(new, "new", 1000.0)
+    server.join(old, "old", 1000.0)
+    server.settled()
     for number in range(5):
-        assert granted(told.ask(new, "new", 1001.0, f"p{number}", tokens=1900))
-    told.call(new, "new", 1001.0, *[("w", f"p{number}", "a", 0.0) for number in range(5)])
+        assert granted(server.ask(new, "new", 1001.0, f"p{number}", tokens=1900))
+    server.call(new, "new", 1001.0, *[("w", f"p{number}", "a", 0.0) for number in range(5)])
     for now in (1003.0, 1006.0, 1009.0, 1012.0):  # the new one is killed
-        told.call(old, "old", now)
-    state = told.state()
+        server.call(old, "old", now)
+    state = server.state()
     assert (state["held"], state["c"]["open"], state["k"]["open"]) == (0, 0, 0)
-    told.join(new, "newer", 1100.0)
-    told.settled()
-    assert granted(told.ask(new, "newer", 1100.0, "q", tokens=9_000))
+    server.join(new, "newer", 1100.0)
+    server.settled()
+    assert granted(server.ask(new, "newer", 1100.0, "q", tokens=9_000))
 
 
 def test_a_live_process_tells_what_it_holds_before_the_limits_grant_again():
