@@ -10,7 +10,7 @@ import pytest
 from offramp import App, testing
 from offramp.core.limits.hedging import CALLS_PER_HEDGE, TIMES_MIN
 from offramp.core.limits.messages import Level
-from offramp.errors import DeclarationError, RunCancelled, StepTimeout
+from offramp.errors import DeclarationError, ResourceBusy, RunCancelled, StepTimeout
 from offramp.testing import FakeClock
 from tests.failover.hedged import AFTER_S, Budget, Executions, declared, hedge, on_loop
 from tests.permits import Toy
@@ -109,6 +109,37 @@ async def test_where_both_fail_the_error_is_that_of_the_first_execution(order):
             await on_loop(runtime, executions.says, number, ValueError(f"no {number}"))
         error = await failure_of(run.handle)
     assert (type(error), str(error)) == (ValueError, "no 0")
+
+
+async def test_the_error_of_one_that_has_won_counts_though_the_other_failed_before():
+    executions, clock, budget = Executions(), FakeClock(), Budget()
+    async with testing.runtime(declared(executions), clock=clock) as runtime:
+        run = await begun(runtime, clock, executions, budget)
+        await executions.began[1].wait()
+        for number, words in ((0, [ValueError("no")]), (1, ["a"]), (1, [ValueError("broken off")])):
+            await on_loop(runtime, executions.says, number, *words)
+        error = await failure_of(run.handle)
+        deltas = of(await log_of(run.handle), "step.delta")
+    assert (str(error), [each.data["delta"] for each in deltas]) == ("broken off", ["1 a"])
+
+
+async def test_a_request_that_may_not_wait_is_no_hedge():
+    executions, clock, budget = Executions(), FakeClock(), Budget()
+    async with testing.runtime(declared(executions), clock=clock) as runtime:
+        run = await begun(runtime, clock, executions, budget)
+        await executions.began[1].wait()
+        await on_loop(runtime, executions.says, 1, ResourceBusy("model: 1 call waits"))
+        await on_loop(runtime, executions.says, 0, "a", None)
+        assert await result_of(run.handle) == "0: why"
+    assert (run.won, budget.given_back) == ([], 1)
+
+
+async def test_a_first_token_that_a_timeout_waited_for_in_vain_is_learned():
+    executions, clock, budget = Executions(), FakeClock(), Budget(left=0)
+    async with testing.runtime(declared(executions, timeout=0.2), clock=clock) as runtime:
+        run = await begun(runtime, clock, executions, budget)
+        await failure_of(run.handle)
+    assert budget.seen == [("write", AFTER_S)]
 
 
 async def test_the_winner_fails_the_attempt():

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from offramp.errors import ResourceBusy
 from offramp.execution.context import current
 from offramp.execution.first_token import Watching, bounded
 from offramp.execution.holding import Kept
@@ -147,6 +148,10 @@ class _Race:
             timer = clock.call_at(self._began_s + self._after_s, begin)
         try:
             return await self._decided(code)
+        except asyncio.CancelledError:
+            if self._winner is None:
+                self._hedging.saw(attempt, clock.monotonic() - self._began_s)
+            raise
         finally:
             if timer is not None:
                 timer.cancel()
@@ -164,9 +169,12 @@ class _Race:
             if isinstance(error, TimeoutError) and cut.expired():
                 return await self._of_twin()
             if self._task is not None and self._winner is not attempt:
-                with contextlib.suppress(Exception):
+                try:
                     return await self._task  # what is left of the attempt
-            raise
+                except Exception:
+                    if self._winner is self._twin:  # what it emitted has been seen
+                        raise
+            raise error  # noqa: TRY201 - not the one of the other
         self.first_in(attempt)
         return result if self._winner is attempt else await self._of_twin()
 
@@ -205,6 +213,11 @@ class _Race:
                 self._hedging.give_back()
                 raise _NoPermit
             result = await self._live(twin, twin.call.thunk())
+        except ResourceBusy:
+            if self._winner is twin:
+                raise
+            self._hedging.give_back()  # it would have had to wait
+            raise _NoPermit from None
         finally:
             twin.live = False
             if twin.held is not None:

@@ -120,3 +120,12 @@ def test_no_time_that_is_none_is_learned():
     hedges = seen(Hedges(), [1.0] * TIMES_MIN)
     seen(hedges, [-1.0, math.nan] * TIMES_MIN)
     assert hedges.after_s("write") == 1.0
+
+
+def test_a_call_that_names_no_resource_is_not_hedged_while_any_is_in_trouble():
+    hedges = Hedges()
+    for _ in range(CALLS_PER_HEDGE):
+        hedges.called("write")
+    hedges.report([level(scale=0.9)])
+    assert not hedges.may()
+    assert hedges.may(["other"])

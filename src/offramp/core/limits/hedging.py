@@ -78,8 +78,12 @@ class Hedges:
         self._troubled = frozenset(each.name for each in levels if _is_troubled(each))
 
     def may(self, resources: Iterable[str] = ()) -> bool:
-        """Whether a call that uses these resources is hedged now. If so, that is one hedge less."""
-        if self._credit < CALLS_PER_HEDGE or not self._troubled.isdisjoint(resources):
+        """Whether a call that uses these resources is hedged now. If so, that is one hedge less.
+
+        One that names none may use any.
+        """
+        in_trouble = self._troubled.intersection(resources) if (resources := tuple(resources)) else self._troubled
+        if self._credit < CALLS_PER_HEDGE or in_trouble:
             return False
         self._credit -= CALLS_PER_HEDGE
         return True
