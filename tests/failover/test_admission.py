@@ -270,3 +270,37 @@ async def test_a_run_that_is_demoted_in_between_goes_on_in_the_list(tmp_path):
     assert [event.data["target"] for event in of(seen, "step.started")] == ["first", "second"]
     assert [ask.resource for ask in limits.asked].count("first") == 1
     assert len(of(seen, "run.demoted")) == 1
+
+
+async def test_a_failover_that_is_cancelled_while_it_gives_up_its_other_waits_keeps_no_permit(tmp_path):
+    app, bounds = App("failover"), []
+    steps = [uses(app.step(name=name)(_say), name) for name in ("first", "second")]
+    answer = app.failover(*steps, name="answer")
+
+    class Ends(Toy):
+        """The first withdrawal is the moment at which the failover gives up what it no longer waits for."""
+
+        def withdraw(self, permit_id):
+            super().withdraw(permit_id)
+            if len(self.withdrawn) == 1:
+                bounds[0].reschedule(asyncio.get_running_loop().time())
+
+    limits = Ends(expected_s=6.0, first=0, second=1)
+
+    @app.pipeline(budget=5.0)
+    async def line() -> str:
+        try:
+            async with asyncio.timeout(None) as limit:
+                bounds.append(limit)
+                return await answer("why")
+        except TimeoutError:
+            return "timeout"
+
+    async with opened(tmp_path, limits, app, FakeClock()) as runtime:
+        assert await result_of(await runtime.start("line")) == "timeout"
+        await eventually(lambda: limits.free == {"first": 0, "second": 1})
+    assert limits.waiting == limits.held == {}
+
+
+async def _say(text: str) -> str:
+    return text

@@ -10,11 +10,11 @@ import pytest
 
 from offramp import App, Retry
 from offramp.core.limits.messages import Refused
-from offramp.errors import CircuitOpen, StepTimeout
+from offramp.errors import CircuitOpen, ResourceBusy, StepTimeout
 from offramp.paths.local import LocalRuntime
 from tests.resources.fakes import FakeLimits
 from tests.resources.provider import failing, streamed
-from tests.support import Signal, eventually, failure_of, member, result_of
+from tests.support import GUARD_S, Signal, eventually, failure_of, member, result_of
 
 
 @contextlib.asynccontextmanager
@@ -147,6 +147,71 @@ async def test_a_thread_that_is_left_behind_waits_for_no_permit(app, limits, pro
     assert refused == ["openai: the step that asks for a permit is over"]
     assert limits.waiting == 0
     assert provider.seen == []
+
+
+@pytest.mark.parametrize("earlier", [0, 1])
+async def test_a_thread_that_is_left_behind_asks_for_no_permit(app, limits, tmp_path, earlier):
+    openai = app.resource("openai", rate="500/min")
+    goes_on, over, refused = threading.Event(), threading.Event(), []
+
+    @app.step(timeout=0.3)
+    def ask() -> None:
+        for _ in range(earlier):
+            with openai.permit():
+                pass
+        goes_on.wait(GUARD_S)
+        for _ in range(2):
+            try:
+                with openai.permit():
+                    pass
+            except ResourceBusy as error:
+                refused.append(str(error))
+        over.set()
+
+    @app.pipeline
+    async def line() -> None:
+        await ask()
+
+    async with running(app, tmp_path, limits) as runtime:
+        assert isinstance(await failure_of(await runtime.start("line")), StepTimeout)
+        goes_on.set()
+        assert await asyncio.to_thread(over.wait, GUARD_S)
+    assert refused == ["openai: the step that asks for a permit is over"] * 2
+    assert len(limits.asks) == earlier
+    assert limits.in_use == 0
+
+
+async def test_an_attempt_that_ends_just_before_an_ask_is_heard_keeps_no_permit(app, limits, tmp_path):
+    openai = app.resource("openai", rate="500/min")
+    hears = limits.ask
+    asking, over = threading.Event(), threading.Event()
+
+    def ask_late(ask, notify):
+        asking.set()
+        goes_on.wait(GUARD_S)
+        hears(ask, notify)
+
+    goes_on, limits.ask = threading.Event(), ask_late
+
+    @app.step(timeout=0.3)
+    def ask() -> None:
+        try:
+            with openai.permit():
+                pass
+        finally:
+            over.set()
+
+    @app.pipeline
+    async def line() -> None:
+        await ask()
+
+    async with running(app, tmp_path, limits) as runtime:
+        assert isinstance(await failure_of(await runtime.start("line")), StepTimeout)
+        assert asking.is_set()
+        goes_on.set()
+        assert await asyncio.to_thread(over.wait, GUARD_S)
+    assert len(limits.asks) == 1
+    assert limits.in_use == 0
 
 
 async def test_a_stream_that_outlives_its_step_keeps_its_permit(app, limits, provider, tmp_path):

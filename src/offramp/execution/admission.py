@@ -114,6 +114,8 @@ class _Admission:
         try:
             async with asyncio.timeout(attempt.patience_s) as limit:
                 taken = await self._first()
+                # Before what may be cancelled: from here on the attempt gives them back, whatever happens to it.
+                attempt.releases, taken.attempt.releases = taken.attempt.releases, []
         except TimeoutError:
             if limit.expired():
                 raise Postpone(clock.time() + AGAIN_S) from None
@@ -124,7 +126,6 @@ class _Admission:
             attempt.scope.metrics.failed_over(passed.reason or "wait")
         shut = sum(each.reason == "breaker" for each in self._asked if each is not taken)
         _aim(attempt, taken.place, is_last=shut == self._most - 1)
-        attempt.releases, taken.attempt.releases = taken.attempt.releases, []
         if attempt.trace is not None:
             attempt.trace.queued(clock.monotonic() - since)
 

@@ -204,6 +204,11 @@ class Attempt:
         """Its holder, once it was asked for."""
 
     @property
+    def is_over(self) -> bool:
+        """Whether its code may make no call any more. A second execution is not live before it wins, nor queues."""
+        return not self.live and self.queues
+
+    @property
     def holder(self) -> Holder | None:
         """Asks for permits in its name, from any thread; None where there is no resource."""
         if self.held is None and self.scope.permits is not None:

@@ -219,7 +219,7 @@ class _Race:
             self._hedging.give_back()  # it would have had to wait
             raise _NoPermit from None
         finally:
-            twin.live = False
+            twin.live, twin.queues = False, True  # it is over
             if twin.held is not None:
                 twin.held.close()
             twin.release()
@@ -235,9 +235,9 @@ class _Race:
                 return
             self._winner = attempt
             loser = self._twin if attempt is self._attempt else self._attempt
-            attempt.queues = True
             if loser is not None:
                 loser.live, attempt.live = False, True
+            attempt.queues = True
         self._hedging.saw(self._attempt, self._attempt.clock.monotonic() - self._began_s)
         if loser is not None:
             call_threadsafe(self._loop, self._won)

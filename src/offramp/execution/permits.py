@@ -49,9 +49,12 @@ class Permits(Before):
     def holder(self, attempt: Attempt) -> OwnHolder:
         """The one holder of an attempt. From any thread."""
         with self._lock:
-            if attempt.held is None:
-                attempt.held = AttemptHolder(attempt, self.limits, self.new_id)
-            return attempt.held
+            held = attempt.held
+            if held is None:
+                held = attempt.held = AttemptHolder(attempt, self.limits, self.new_id)
+        if attempt.is_over:  # looked at after the holder can be seen, which the end of the attempt closes
+            held.close()
+        return held
 
     async def admit(self, asked: Asked, says: Says) -> Kept:
         """Wait for the permits of all that the attempt uses, one after another; the earlier ones are kept meanwhile.

@@ -131,7 +131,8 @@ class Asking:
         self._waiting = holder.waiting(ask, self._over)
         self._report = self._waiting.__enter__()
         try:
-            holder.limits.ask(ask, self._notify)
+            if not self.answered.done():  # the attempt was over before
+                holder.limits.ask(ask, self._notify)
         except BaseException:
             self._waiting.__exit__(None, None, None)
             raise
@@ -164,6 +165,8 @@ class Asking:
         if error is not None:
             self.answered.cancel()
             self._holder.limits.withdraw(self._id)
+        elif isinstance(answer := self.answered.result(), Refused) and answer.why == "closed":
+            self._holder.limits.withdraw(self._id)  # again: the attempt may have ended just before this was asked for
 
     def holding(self) -> Holding:
         """The permit, kept by the calling context; once there is an answer.
