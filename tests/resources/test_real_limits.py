@@ -8,7 +8,7 @@ import contextlib
 import openai as sdk
 import pytest
 
-from offramp import Breaker
+from offramp import Breaker, Retry
 from offramp.errors import CircuitOpen, ExceedsLimit, WaitsForItself
 from offramp.execution.clock import SystemClock
 from offramp.limits.local import LocalLimits
@@ -102,7 +102,8 @@ async def test_steps_that_use_two_resources_in_either_order_all_end(app, provide
     assert len(provider.seen) == 20
 
 
-async def test_steps_that_hold_what_the_other_asks_for_do_not_wait_for_ever(app, provider, tmp_path):
+@pytest.mark.parametrize(("attempts", "ends"), [(1, ["WaitsForItself", "both"]), (3, ["both", "both"])])
+async def test_steps_that_hold_what_the_other_asks_for_do_not_wait_for_ever(app, tmp_path, attempts, ends):
     a, b = app.resource("a", concurrency=1), app.resource("b", concurrency=1)
     holds = {"a": Signal(), "b": Signal()}
 
@@ -113,11 +114,13 @@ async def test_steps_that_hold_what_the_other_asks_for_do_not_wait_for_ever(app,
             async with others.permit():
                 return "both"
 
-    @app.step(uses=a)
+    retry = Retry(attempts=attempts, base=0.0)
+
+    @app.step(uses=a, retry=retry)
     async def forth() -> str:
         return await one(a, b)
 
-    @app.step(uses=b)
+    @app.step(uses=b, retry=retry)
     async def back() -> str:
         return await one(b, a)
 
@@ -127,7 +130,7 @@ async def test_steps_that_hold_what_the_other_asks_for_do_not_wait_for_ever(app,
         return sorted(end if isinstance(end, str) else type(end).__name__ for end in ends)
 
     async with running(app, tmp_path) as (runtime, _):
-        assert await result_of(await runtime.start("line")) == ["WaitsForItself", "both"]
+        assert await result_of(await runtime.start("line")) == ends
 
 
 async def test_a_breaker_opens_for_requests(app, provider, tmp_path):

@@ -30,7 +30,6 @@ from offramp.errors import (
     ObjectsUnavailable,
     ResourceBusy,
     StepTimeout,
-    WaitsForItself,
 )
 from offramp.execution.admission import admit
 from offramp.execution.attempt import Attempt
@@ -316,7 +315,7 @@ def _is_final(error: Exception) -> bool:
     """Whether another attempt would end the same."""
     if isinstance(error, ResourceBusy):
         return error.retry_after is None
-    return isinstance(error, (EncodingError, ExceedsLimit, ObjectsUnavailable, WaitsForItself))
+    return isinstance(error, (EncodingError, ExceedsLimit, ObjectsUnavailable))
 
 
 def fail(scope: Executing, call: Call, number: int, error: Exception, at: float, duration_ms: float) -> Failed:

@@ -12,7 +12,7 @@ from offramp.core.limits.capacity import Capacity
 from offramp.core.limits.cycles import Keepers
 from offramp.core.limits.gate import Permit
 from offramp.core.limits.memory import Remembered
-from offramp.core.limits.messages import Ask, Done, Granted, Refused, Waits
+from offramp.core.limits.messages import Ask, Done, Granted, Refused, Waits, circle
 from offramp.core.order import Waiter
 from offramp.core.sla import SLA
 from tests.core.limits.world import World, resource
@@ -25,7 +25,7 @@ def world(*specs):
 
 
 def is_circle(answer, name):
-    return answer == Refused("deadlock", f"{name}: the call would wait for permits that are kept until it is made")
+    return answer == Refused("deadlock", circle(name))
 
 
 def test_a_call_that_waits_for_its_own_asker_is_refused():

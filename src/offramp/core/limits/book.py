@@ -14,7 +14,7 @@ from offramp.core.limits.backlog import Waiting
 from offramp.core.limits.cycles import Keepers
 from offramp.core.limits.gate import Gate, Permit
 from offramp.core.limits.memory import Logs, State
-from offramp.core.limits.messages import Answer, Ask, Done, Granted, Level, Refused
+from offramp.core.limits.messages import Answer, Ask, Done, Granted, Level, Refused, circle
 from offramp.core.limits.spec import ResourceSpec
 from offramp.core.limits.windows import MARGIN_S
 from offramp.core.order import Waiter
@@ -425,5 +425,4 @@ class Book:
 
 
 def _circle(entry: Waiting) -> Refused:
-    says = f"{entry.ask.resource}: the call would wait for permits that are kept until it is made"
-    return Refused("deadlock", says)
+    return Refused("deadlock", circle(entry.ask.resource))

@@ -185,3 +185,11 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     throttled: int = 0
     calls: dict[str, int] = {}
     tokens: int = 0
+
+
+def circle(resource: str) -> str:
+    """The sentence for an ask that only its own end could serve."""
+    return (
+        f"{resource}: the call would wait for permits that are kept until it is made; let every step take its permits in "
+        "one order, as uses=[...] does, or keep none while it asks for another"
+    )

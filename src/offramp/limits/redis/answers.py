@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from offramp.core.limits.messages import Level, Reason, Refusal, Refused, WaitingClass, Waits, WindowLevel
+from offramp.core.limits.messages import Level, Reason, Refusal, Refused, WaitingClass, Waits, WindowLevel, circle
 from offramp.core.limits.notation import say
 from offramp.core.limits.spec import ResourceSpec
 from offramp.core.order import longest_wait_s
@@ -27,7 +27,7 @@ def refused_of(spec: ResourceSpec, classes: Mapping[str, SLA], given: Sequence[A
             "too-small", f"{spec.name}: the call needs {rest[0]:,} tokens, the limit is {say(min(spec.tokens))}"
         )
     if why == "deadlock":
-        return Refused("deadlock", f"{spec.name}: the call would wait for permits that are kept until it is made")
+        return Refused("deadlock", circle(spec.name))
     because, limit, count, expected_s, reason, sla, rate = rest
     about = "" if expected_s is False else f", about {expected_s:.0f} s{_at(spec, reason)}"
     says = {
