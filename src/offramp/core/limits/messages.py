@@ -190,6 +190,6 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
 def circle(resource: str) -> str:
     """The sentence for an ask that only its own end could serve."""
     return (
-        f"{resource}: the call would wait for permits that are kept until it is made; let every step take its permits in "
-        "one order, as uses=[...] does, or keep none while it asks for another"
+        f"{resource}: the call would wait for permits that are kept until it is made; let every step take its permits "
+        "in one order, as uses=[...] does, or keep none while it asks for another"
     )
