@@ -5,6 +5,7 @@ from __future__ import annotations
 import jsonschema
 import pytest
 
+from offramp.errors import StoreError
 from offramp.gateway.native.resources import COUNTS, without_counts
 from offramp.ports.limits import BreakerLevel, Level, Refusal, WaitingClass, WindowLevel
 
@@ -55,6 +56,16 @@ async def test_a_resource_is_shown_as_openapi_describes_it(client, service):
     jsonschema.validate({"resources": [without_counts(row) for row in shown["resources"]]}, whole)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"resources": [{**openai, "scale": 0}]}, whole)
+
+
+async def test_where_nothing_that_keeps_the_limits_answers_it_is_503(client, service, monkeypatch):
+    async def silent():
+        raise StoreError("no coordinator of limits answers")
+
+    monkeypatch.setattr(service, "resources", silent)
+    answer = await client.get("/v1/resources")
+    assert (answer.status_code, answer.json()["title"]) == (503, StoreError.title)
+    assert int(answer.headers["retry-after"]) >= 1
 
 
 async def test_a_tenant_sees_no_count(client, service):

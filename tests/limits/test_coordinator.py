@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 
 from offramp.core.limits.spec import ResourceSpec
 from offramp.core.rates import Rate
-from offramp.limits import address, link
+from offramp.errors import StoreError
+from offramp.limits import address, client, link, starting
 from offramp.ports.limits import Done
 from tests.limits.processes import NAME, ONE, THREE
 from tests.limits.sites import lives
@@ -242,8 +244,63 @@ async def test_another_users_folder_is_refused(place, monkeypatch):
         address.open_folder(place.data)
 
 
+def no_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+async def start_where_no_byte_can_be_written(place):
+    command = [sys.executable, "-m", "offramp.limits.coordinator", "--data", place.data]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=no_files
+    )
+    assert await process.stdout.readline() == b"ready\n"
+    return process
+
+
+async def test_it_serves_where_no_byte_can_be_written(place):
+    """As on a full disk: permits of runs that are under way have nothing to do with it."""
+    process = await start_where_no_byte_can_be_written(place)
+    limits = place.join()
+    assert await place.connected(limits) == process.pid
+    await place.ask(limits).grant()
+    assert address.holder(place.data) is None
+
+
+async def test_one_that_could_not_sign_its_lock_is_killed_too_when_it_hangs(place):
+    process = await start_where_no_byte_can_be_written(place)
+    limits = place.join(beat_s=0.1)
+    await place.connected(limits)
+    crash(process.pid, signal.SIGSTOP)
+    await place.connected(limits, not_to=process.pid)
+    async with asyncio.timeout(GUARD_S):
+        assert await process.wait() == -signal.SIGKILL
+
+
+async def test_a_process_that_has_the_id_in_the_lock_by_chance_is_not_killed(place):
+    """In another container it is one of another process."""
+    innocent = await asyncio.create_subprocess_exec("sleep", "1000")
+    try:
+        lock = address.take_lock(place.data)
+        os.pwrite(lock, b"%d\n" % innocent.pid, 0)
+        try:
+            assert not starting.end_hung(place.data, innocent.pid)
+        finally:
+            os.close(lock)
+        assert lives(innocent.pid)
+    finally:
+        innocent.kill()
+        await innocent.wait()
+
+
+async def test_a_look_while_there_is_none_ends_with_an_error(place, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr(client, "LEVELS_S_MAX", 0.01)
+    with pytest.raises(StoreError, match="no coordinator of limits"):
+        await place.join().levels()
+
+
 def test_every_wait_for_a_hung_one_is_bounded():
-    assert link.BEAT_S * (link.MISSED_MAX + 1) < 5
+    assert link.BEAT_S * (link.MISSED_MAX + 1) < 5 < client.LEVELS_S_MAX
 
 
 async def test_three_resources_are_what_it_is_asked_for(place):

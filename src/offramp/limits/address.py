@@ -157,6 +157,29 @@ def sign_lock(lock: int) -> None:
     os.pwrite(lock, b"%d\n" % os.getpid(), 0)
 
 
+def may_hold(data: Path, pid: int) -> bool:
+    """Whether the lock is that of this process, by its id as seen from here: it has the file open.
+
+    Its signature alone does not say so: it is an id among the processes that the coordinator sees.
+    """
+    if sys.platform != "linux":
+        return holder(data) == pid
+    lock = os.stat(data / LOCK)  # noqa: PTH116 - beside the other
+    for opened in _open_files(pid):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(opened), lock):  # noqa: PTH116 - a descriptor, not a path of ours
+                return True
+    return False
+
+
+def _open_files(pid: int) -> list[str]:
+    folder = f"/proc/{pid}/fd"
+    try:
+        return [f"{folder}/{number}" for number in os.listdir(folder)]  # noqa: PTH208 - see above
+    except OSError:
+        return []
+
+
 def holder(data: Path) -> int | None:
     """The id of the coordinator's process; None while none is known."""
     try:

@@ -5,6 +5,7 @@ It remembers what it holds, asks for and has called, for the coordinator that fo
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import os
@@ -17,13 +18,16 @@ import msgspec
 from offramp.core.limits.memory import Remembered, State
 from offramp.core.limits.spec import ResourceSpec
 from offramp.core.sla import SLA
-from offramp.limits import wire
+from offramp.errors import StoreError
+from offramp.limits import address, wire
 from offramp.limits.link import BEAT_S, Link
 from offramp.ports import forks
 from offramp.ports.clock import Clock
 from offramp.ports.commit import Commit
 from offramp.ports.limits import Answer, Ask, Done, Level, Notify, Refused, Waits
 
+LEVELS_S_MAX = 10.0
+"""Seconds that a look at all resources waits for a coordinator: longer than one that hangs takes to be replaced."""
 CLOSED = Refused("closed", "this process stops")
 
 logger = logging.getLogger("offramp")
@@ -146,7 +150,11 @@ class SocketLimits:
             self._link.send(wire.frame(wire.Watching()))
 
     async def levels(self) -> Sequence[Level]:
-        """See the port. It waits while there is no coordinator."""
+        """See the port.
+
+        Raises:
+            StoreError: no coordinator has answered for `LEVELS_S_MAX` seconds.
+        """
         commit: Commit[tuple[Level, ...]] = Commit()
         with self._lock:
             if self._closed:
@@ -156,7 +164,12 @@ class SocketLimits:
             self._lookers[number] = commit
             self._link.send(wire.frame(wire.Looking(number)))
         try:
-            return await commit
+            async with asyncio.timeout(LEVELS_S_MAX):
+                return await commit
+        except TimeoutError:
+            raise StoreError(
+                f"no coordinator of limits in {self._data / address.FOLDER} answers; the log says why"
+            ) from None
         finally:
             with self._lock:
                 self._lookers.pop(number, None)

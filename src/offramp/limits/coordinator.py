@@ -43,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if lock is None:
         logger.error("process %s has the lock of %s", address.holder(data), data)
         return 1
-    address.sign_lock(lock)
+    try:
+        address.sign_lock(lock)
+    except OSError as error:  # as on a full disk, which the permits of runs under way do not need
+        logger.warning("%s cannot name this process: %s", data / address.LOCK, error)
     loop = _new_loop()
     try:
         loop.run_until_complete(_serve(folder, loop, given.linger))

@@ -19,10 +19,17 @@ logger = logging.getLogger("offramp.limits")
 
 
 class Client(msgspec.Struct, frozen=True):
-    """A connected process: its name, and its id, which is 0 if this system does not show it."""
+    """A connected process: its name; its id, 0 if this system does not show it; when it began, 0 if that is unknown."""
 
     name: str
     pid: int
+    began: int = 0
+
+
+def client(name: str, pid: int) -> Client:
+    """A process that lives."""
+    found = _stat(pid) if pid else None
+    return Client(name, pid, 0 if found is None else found[1])
 
 
 class _Ended(msgspec.Struct, frozen=True):
@@ -92,4 +99,18 @@ def lives(client: Client) -> bool:
         return False
     except OSError:
         return True
-    return True
+    found = _stat(client.pid)
+    if found is None:
+        return True
+    state, began = found
+    # A dead child that its parent has not waited for is listed, and the id of another may be of a new process.
+    return state not in {"Z", "X"} and client.began in {0, began}
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """The state of a process, and when it began, in ticks since the system did; None if that is not shown."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        return fields[0], int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None

@@ -178,7 +178,7 @@ class Link:
                 if time.monotonic() - since < starting.START_S_MAX:
                     self._pause(LOOK_S)
                     continue
-                trouble = f"it does not listen after {starting.START_S_MAX:g} s"
+                trouble = f"it does not listen after {starting.START_S_MAX:g} s; {starting.last_words(self._folder)}"
                 self._end_hung(address.holder(self._data))
                 since = time.monotonic()
             except _Lost as lost:
@@ -242,12 +242,12 @@ class Link:
                 if messages:
                     break
         else:
-            self._end_hung(address.holder(self._data))
+            self._end_hung(_peer(made, self._data))
             raise _Lost("it did not answer")
         welcome = messages[0]
         if not isinstance(welcome, Welcome) or welcome.version != VERSION:
             raise _Lost("it is of another version of offramp, and ends once the processes of that version have ended")
-        return _Connection(made, frames, welcome.pid)
+        return _Connection(made, frames, _peer(made, self._data) or welcome.pid)
 
     def _readable(self, made: socket.socket) -> bool:
         poll = select.poll()
@@ -287,8 +287,8 @@ class Link:
                 # Counted in waits that were really waited: a process that was stopped itself sees one, not all.
                 missed += 1
                 if missed > MISSED_MAX:
-                    self._end_hung(connection.pid)
-                    raise _Lost("does not answer, and was killed")
+                    self._end_hung(_peer(made, self._data))
+                    raise _Lost("does not answer")
                 with self._lock:
                     self.send(frame(Ping()))
 
@@ -319,8 +319,10 @@ class Link:
             del self._out[:sent]
 
     def _end_hung(self, pid: int | None) -> None:
-        if pid is not None and starting.end_hung(self._data, pid):
+        if pid and starting.end_hung(self._data, pid):
             logger.error("the coordinator of limits (pid %d) does not answer, and is killed", pid)
+        elif pid == 0:
+            logger.error("the coordinator of limits does not answer, and cannot be seen from here to be killed")
 
     def _pause(self, seconds: float) -> None:
         self._drain(dict.fromkeys(_ready(self._wakes, seconds)))
@@ -329,6 +331,12 @@ class Link:
         if isinstance(ready, (dict, set)) and self._wakes in ready:
             with contextlib.suppress(OSError):
                 os.read(self._wakes, READ_BYTES)
+
+
+def _peer(made: socket.socket, data: Path) -> int | None:
+    """The coordinator's id as seen from here: 0 if it cannot be seen; what it signed where the system does not say."""
+    pid = address.peer_pid(made)
+    return address.holder(data) if pid is None else pid
 
 
 def _ready(wakes: int, seconds: float) -> list[int]:

@@ -263,7 +263,7 @@ class Desk:
                 seat.transport.close()
             return
         self._made += 1
-        seat.client = Client(hello.client, hello.pid if seat.pid in {None, hello.pid} else 0)
+        seat.client = known.client(hello.client, hello.pid if seat.pid in {None, hello.pid} else 0)
         seat.key = f"{hello.client}/{self._made}"
         if not self._declare(now, hello):
             seat.drop(f"declares more than {RESOURCES_MAX} resources with all others")

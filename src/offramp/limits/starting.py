@@ -91,7 +91,7 @@ class Start:
         process.wait()
         if not ready:
             return f"it does not listen after {START_S_MAX:g} s"
-        return f"it ended: {self._last_words()}"
+        return f"it ended: {last_words(self._log.parent)}"
 
     def _open_log(self) -> IO[bytes]:
         log = open(self._log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600))  # noqa: SIM115
@@ -99,12 +99,14 @@ class Start:
             log.truncate(0)
         return log
 
-    def _last_words(self) -> str:
-        try:
-            text = self._log.read_text(encoding="utf-8", errors="replace")
-        except OSError as error:
-            return str(error)
-        return text[-LOG_SHOWN_CHARACTERS:].strip().rpartition("\n")[2] or "it wrote nothing to its log"
+
+def last_words(folder: Path) -> str:
+    """The last line of the coordinator's log in this folder."""
+    try:
+        text = (folder / address.LOG).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return str(error)
+    return text[-LOG_SHOWN_CHARACTERS:].strip().rpartition("\n")[2] or "it wrote nothing to its log"
 
 
 def _command() -> list[str]:
@@ -113,9 +115,9 @@ def _command() -> list[str]:
 
 
 def end_hung(data: Path, pid: int) -> bool:
-    """Kill the coordinator of this id, if it still holds the lock.
+    """Kill the coordinator of this id, if it still holds the lock; False if it does not, or cannot be seen from here.
 
-    A dead process's id may have been given to another; the one that holds the lock lives, and has signed it.
+    A dead process's id may have been given to another, and in another container it is one of another process.
     """
     if sys.platform != "linux":
         return _kill(data, pid, lambda: os.kill(pid, signal.SIGKILL))
@@ -134,7 +136,7 @@ def _kill(data: Path, pid: int, kill: Callable[[], object]) -> bool:
     if lock is not None:  # it has ended by itself
         os.close(lock)
         return False
-    if address.holder(data) != pid:
+    if not address.may_hold(data, pid):
         return False
     with contextlib.suppress(ProcessLookupError):
         kill()

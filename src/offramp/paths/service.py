@@ -473,7 +473,11 @@ class Service:
             limits.lift(run_id, facts.sla, facts.priority)
 
     async def resources(self) -> tuple[float, Sequence[Level]]:
-        """The time, in epoch seconds, and the app's resources as all processes use them then."""
+        """The time, in epoch seconds, and the app's resources as all processes use them then.
+
+        Raises:
+            StoreError: nothing that keeps the limits answers in time.
+        """
         limits = self.process.limits
         levels = () if limits is None else await limits.levels()
         return self.process.clock.time(), levels

@@ -101,7 +101,11 @@ class Limits(Protocol):
         """Report the levels of all resources, now and about every second while they change."""
 
     async def levels(self) -> Sequence[Level]:
-        """All resources as they are now."""
+        """All resources as they are now.
+
+        Raises:
+            StoreError: nothing that keeps the limits answers in time.
+        """
 
     def start(self) -> None:
         """Connect, rather than at the first ask."""
