@@ -130,7 +130,8 @@ class Declarations:
             on_unknown: for `effect="once"`: a function of the same parameters that finds out the outcome of an
                 interrupted step and returns its result; without one, the run fails with code `effect-unknown`.
             short: it ends within 5 s (its timeout, unless that is lower). On Temporal it is then a local activity:
-                executed where the body is, without a round trip through the server.
+                executed where the body is, without a round trip through the server, unless it has to wait for a permit
+                (`uses`): then it becomes an ordinary activity, which may.
             kind: what it is in traces: `step`, `tool`, `agent` or `llm`; changes nothing else.
             label: a format of its arguments, such as `"{source} {query}"`, that tells its calls apart in events,
                 documents and traces; cut at 80 characters.

@@ -57,8 +57,9 @@ class StepStarted(Body, frozen=True, tag="step.started", omit_defaults=True):
 class StepWaiting(Body, frozen=True, tag="step.waiting"):
     """A step, or a request of its code, has waited 250 ms for a permit of `resource`; `ahead` of it so many calls wait.
 
-    It goes on in about `expected_ms`, null if that is not known. `reason` is `rate`, `tokens`, `concurrency`, `breaker`
-    or `retry-after`; when that changes, a wait is said again, at most 3 times.
+    It goes on in about `expected_ms`, null if no call has shown yet how long it takes, or how many tokens. `reason` is
+    `rate`, `tokens`, `concurrency`, `breaker` or `retry-after`; when that changes, a wait is said again, at most 3
+    times.
     """
 
     step: str

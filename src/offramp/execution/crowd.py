@@ -17,10 +17,12 @@ CROWD_SHARE = 0.5
 """The part of a worker's places that waits for permits may hold."""
 AWAY_S_MIN = 6.0
 """The least time for which a wait goes on without a process: for a shorter one no run is parked."""
-AWAY_S_MAX = 300.0
-"""The longest such time: a foretold wait may be wrong."""
-AWAY_FACTOR = 0.5
-"""The part of the waits without a process by which the next one becomes longer: each ends before its turn."""
+AWAY_S_MAX = 15.0
+"""The longest such time, unless so many would come back too fast: a foretold wait may be wrong, and a parked run is
+granted nothing, however much is free.
+"""
+AWAY_PER_S = 50.0
+"""How many come back in a second, about: each begins in a process, only to be put off again if too many wait there."""
 
 
 class Waiting(Protocol):
@@ -63,11 +65,12 @@ class Crowd:
         last.put_off(until)
 
     def _until(self, expected_s: float) -> float:
+        """When a wait comes back: spread out, as many are often put off together."""
         now = self._clock.time()
         while self._away and self._away[0] <= now:
             heappop(self._away)
-        expected_s *= 1 + AWAY_FACTOR * len(self._away) / self._most
-        until = now + min(AWAY_S_MAX, max(AWAY_S_MIN, expected_s))
+        longest = max(min(expected_s, AWAY_S_MAX) - AWAY_S_MIN, len(self._away) / AWAY_PER_S)
+        until = now + AWAY_S_MIN + longest * (1 + self._clock.random()) / 2
         heappush(self._away, until)
         return until
 

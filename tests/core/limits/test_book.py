@@ -285,6 +285,35 @@ def test_what_a_step_needs_is_learned():
     assert reserved(202, step="new") == 1_000
 
 
+def test_no_wait_is_foretold_from_tokens_that_no_call_has_shown_yet():
+    w = world(tokens="24k/min")
+    calls = [w.ask("a", number, "r", step="write", sla="high") for number in range(24)]
+    behind = [w.ask("a", 100 + number, "r", step="write", sla="high") for number in range(300)]
+    assert w.answers[behind[0]] == Waits("tokens", 0, None)
+    assert w.answers[behind[-1]] == Waits("tokens", 299, None)
+    w.passes(2.0)
+    w.end(calls[0], tokens=60)
+    assert granted(w, behind[0]) == [False]
+    # 23 calls under way have reserved 1,000 each, and will use some 60 as well.
+    late = [w.ask("a", number, "r", step="write", sla="high") for number in (500, 501)]
+    assert [w.answers[name].ahead for name in late] == [300, 301]
+    assert w.answers[late[0]].expected_s == pytest.approx(2.0)
+    for name in calls[1:]:
+        w.end(name, tokens=60)
+    assert granted(w, *behind[:20]) == [True] * 20
+
+
+def test_what_is_certain_of_a_wait_is_foretold_though_its_tokens_are_unknown():
+    w = world(rate="1/10s", tokens="1k/min", share=0.001)
+    first = w.ask("a", 1, "r")
+    w.write(first)
+    assert w.answers[w.ask("a", 2, "r")] == Waits("rate", 0, pytest.approx(10.05))
+    blocked = world(tokens="1k/min")
+    one = blocked.ask("a", 1, "r", tokens=10)
+    blocked.end(one, how="throttled", blocked_s=30.0)
+    assert blocked.answers[blocked.ask("a", 2, "r")] == Waits("retry-after", 0, pytest.approx(30.0))
+
+
 def test_a_call_that_needs_more_than_there_is_names_both():
     w = world(tokens=("1k/min", "500/s"))
     refused = w.answers[w.ask("a", 1, "r", tokens=1_200)]

@@ -86,7 +86,7 @@ class Capacity:
         self.held_s = Mean()
         """Seconds for which permits were held."""
         self.amount = Mean()
-        """Tokens that calls reserved."""
+        """Tokens that calls used: not what they reserved, which is a guess as long as none has ended."""
         self._margin_s = margin_s
         self._cut_at = -math.inf
         self._limits = self._scaled()
@@ -130,15 +130,19 @@ class Capacity:
         limits = self._limits[part]
         if self.in_use >= limits.concurrency:
             return None
-        return max(self._windows_free_at(now, 0.0, tokens, limits), default=(now, "rate"))[0]
+        found = [*self._calls_free_at(now, 0.0, limits), *self._tokens_free_at(now, tokens, limits)]
+        return max(found, default=(now, "rate"))[0]
 
     def foretold(self, now: float, ahead: float, tokens: int, part: Part = ALL) -> tuple[Reason, float | None]:
         """When a call will be made that `ahead` others go before, and what it waits for longest.
 
-        The time is None if nothing is known of how long calls take.
+        The time is None if nothing is known of how long calls take, or of how many tokens they use.
         """
-        limits = self._limits[part]
-        found = self._windows_free_at(now, ahead, tokens, limits)
+        limits, amount = self._limits[part], self.amount.value
+        found = self._calls_free_at(now, ahead, limits)
+        guessed = self._tokens_free_at(now, ahead * (tokens if amount is None else amount) + tokens, limits)
+        if amount is not None:
+            found += self._settled_at(now, ahead * amount + tokens, limits)
         if self.blocked_until > now:
             found = [(self.blocked_until, "retry-after"), *((at + self.blocked_until - now, why) for at, why in found)]
         short = self.in_use + ahead + 1 - limits.concurrency
@@ -148,6 +152,8 @@ class Capacity:
             begin = max(now, self.blocked_until)
             found.append((begin + self.held_s.value * short / limits.concurrency, "concurrency"))
         at, why = max(found, default=(now, "rate"))
+        if amount is None and at <= now < max(guessed, default=(now, ""))[0]:
+            return "tokens", None
         return why, at
 
     def rate(self) -> float | None:
@@ -175,7 +181,6 @@ class Capacity:
         self.calls.open += 1
         if self.spec.tokens:
             self.tokens.open += tokens
-            self.amount.add(tokens)
 
     def written(self, now: float) -> None:
         """The request of a permit is written: its windows count from now."""
@@ -193,6 +198,8 @@ class Capacity:
         self.held_s.add(held_s)
         if self.spec.tokens:
             self.tokens.note(now, used, reserved)
+            if used:
+                self.amount.add(used)
 
     def blocks(self, until: float) -> None:
         """No process calls before; the later of two such times holds."""
@@ -234,17 +241,27 @@ class Capacity:
             return max(1.0, max(rate.limit for rate in self.spec.tokens) / self.amount.value)
         return float(self.spec.concurrency or 1)
 
-    def _windows_free_at(self, now: float, ahead: float, tokens: int, limits: _Limits) -> list[tuple[float, Reason]]:
+    def _calls_free_at(self, now: float, ahead: float, limits: _Limits) -> list[tuple[float, Reason]]:
         found: list[tuple[float, Reason]] = [
             (self.calls.free_at(window, now, ahead + 1, limit), "rate") for window, limit in enumerate(limits.calls)
         ]
         for number, (window, filled, limit) in enumerate(limits.pace):
             slow = self.pace.free_at(number, now, ahead + 1, limit)
             found.append((min(slow, self.calls.free_at(window, now, ahead + 1, filled)), "rate"))
-        need = ahead * (self.amount.value or 0.0) + tokens
-        for window, limit in enumerate(limits.tokens):
-            found.append((self.tokens.free_at(window, now, need, limit), "tokens"))
         return found
+
+    def _tokens_free_at(self, now: float, need: float, limits: _Limits) -> list[tuple[float, Reason]]:
+        return [(self.tokens.free_at(window, now, need, limit), "tokens") for window, limit in enumerate(limits.tokens)]
+
+    def _settled_at(self, now: float, need: float, limits: _Limits) -> list[tuple[float, Reason]]:
+        """The same, if calls under way use what others used, and give the rest back when they end."""
+        found = self._tokens_free_at(now, need, limits)
+        rest = self.tokens.open - self.in_use * (self.amount.value or 0.0)
+        if rest <= 0:
+            return found
+        ended = now + (self.held_s.value or 0.0)
+        settled = self._tokens_free_at(now, need - rest, limits)
+        return [(min(at, max(ended, early)), why) for (at, why), (early, _) in zip(found, settled, strict=True)]
 
     def _scaled(self) -> tuple[_Limits, _Limits, _Limits]:
         lower = 1.0 - self.spec.reserve

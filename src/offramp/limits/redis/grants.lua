@@ -337,6 +337,7 @@ local function ends(r, p, how, says, tokens, blocked_s, written_at)
   r.s.held = math.max(0, r.s.held - 1)
   add_mean(r.s.held_s, math.max(0, NOW - p.granted_at))
   note(r, 'k', NOW, used, p.tokens)  -- of a resource that this version of the app does not know, too
+  if used > 0 and #r.spec.tokens > 0 then add_mean(r.s.amount, used) end
   r.s.ended[how], r.s.used = (r.s.ended[how] or 0) + 1, r.s.used + used
   local scale, blocked = r.s.scale, r.s.blocked
   if how == 'ok' then grow(r) elseif is_refused then refused(r, p, how, says, blocked_s) end

@@ -180,8 +180,18 @@ local function lacks(r, tokens, part)
   if not fits_log(r, 'k', tokens, part) then return 'tokens' end
 end
 
--- The latest of when the windows have room for `ahead` calls and one more, and of which kind that is.
-local function windows_free_at(r, ahead, tokens, part)
+-- When a window has room for so many tokens, if calls under way use what others used, and give `rest` back as they end.
+local function tokens_free_at(r, rate, need, part, rest)
+  local limit = scaled(r, rate[1], part)
+  local at = window_free_at(r, 'k', rate, need, limit)
+  if rest <= 0 then return at end
+  local ended = NOW + (mean_of(r.s.held_s) or 0)
+  return math.min(at, math.max(ended, window_free_at(r, 'k', rate, need - rest, limit)))
+end
+
+-- The latest of when the windows have room for `ahead` calls and one more, and for `need` tokens unless that is nil; and
+-- of which kind that is.
+local function windows_free_at(r, ahead, need, part, rest)
   local at, why
   local function later(when, reason)
     if not at or when > at or (when == at and reason > why) then at, why = when, reason end
@@ -194,9 +204,8 @@ local function windows_free_at(r, ahead, tokens, part)
     local slow = window_free_at(r, 'g', paced, ahead + 1, limit)
     later(math.min(slow, window_free_at(r, 'c', r.spec.rates[paced.of], ahead + 1, filled)), 'rate')
   end
-  local need = ahead * (mean_of(r.s.amount) or 0) + tokens
-  for _, rate in ipairs(r.spec.tokens) do
-    later(window_free_at(r, 'k', rate, need, scaled(r, rate[1], part)), 'tokens')
+  for _, rate in ipairs(need and r.spec.tokens or {}) do
+    later(tokens_free_at(r, rate, need, part, rest), 'tokens')
   end
   return at, why
 end
@@ -204,12 +213,16 @@ end
 -- When a call fits if no other is made; nil if it waits for another to end.
 local function free_at(r, tokens, part)
   if r.s.held >= concurrency_of(r, part) then return nil end
-  return windows_free_at(r, 0, tokens, part) or NOW
+  return windows_free_at(r, 0, tokens, part, 0) or NOW
 end
 
 -- What a call that `ahead` others go before waits for longest, and until when; nil if nothing is known.
 local function foretold(r, ahead, tokens, part)
-  local at, why = windows_free_at(r, ahead, tokens, part)
+  local amount, need, rest = mean_of(r.s.amount), nil, 0
+  if amount and #r.spec.tokens > 0 then
+    need, rest = ahead * amount + tokens, r.s.k.open - r.s.held * amount
+  end
+  local at, why = windows_free_at(r, ahead, need, part, rest)
   local blocked, limit = r.s.blocked, concurrency_of(r, part)
   if blocked > NOW then
     at = at and at + blocked - NOW
@@ -221,6 +234,11 @@ local function foretold(r, ahead, tokens, part)
     if not held_s then return 'concurrency', nil end
     local free = math.max(NOW, blocked) + held_s * short / limit
     if not at or free > at then at, why = free, 'concurrency' end
+  end
+  if not amount and (at or NOW) <= NOW then  -- nobody knows what a call uses
+    for _, rate in ipairs(r.spec.tokens) do
+      if tokens_free_at(r, rate, (ahead + 1) * tokens, part, 0) > NOW then return 'tokens', nil end
+    end
   end
   return why or 'rate', at or NOW
 end
@@ -245,7 +263,6 @@ local function begins(r, tokens)
   note(r, 'g', NOW, 1, 0)
   if #r.spec.tokens > 0 then
     open(r, 'k', tokens)
-    add_mean(r.s.amount, tokens)
   end
 end
 
