@@ -179,3 +179,45 @@ def test_another_version_of_the_app_gives_tokens_back_of_a_resource_that_it_does
 def test_a_live_process_tells_what_it_holds_before_the_limits_grant_again():
     notices_s = LEASE_S / adapter.RENEWALS + link.ANSWER_TIMEOUT_S + link.RETRY_CAP_S
     assert notices_s <= scripts.QUIET_S
+
+
+def test_a_clock_of_the_server_that_is_set_forward_ends_no_lease_of_a_live_process(server):
+    of = script(resource_spec("a", concurrency=2))
+    for own in ("one", "two", "dead"):
+        server.join(of, own, 1000.0)
+    server.settled()
+    assert granted(server.ask(of, "one", 1001.0, "p0"))
+    assert granted(server.ask(of, "dead", 1001.0, "p1"))
+    assert server.call(of, "two", 1016.5) == [0]  # the clock was set forward by 15 s
+    assert not granted(server.call(of, "two", 1016.5, ("j", None, 0), ask("q0"), ask("q1"), ("k", ["q0", "q1"]))[1])
+    assert server.call(of, "one", 1017.0) == [0]
+    held = (*ask("p0", kind="h"), 0, None)
+    server.call(of, "one", 1017.0, ("j", None, 0), held, ("k", ["p0"]))
+    for now in (1018.0, 1020.5, 1023.0):
+        assert not granted(server.call(of, "two", now, ("t", "a"))[1])
+        server.call(of, "one", now)
+    server.call(of, "two", 1025.5)  # the one that did not call is gone
+    assert set(server.client.hgetall(f"{server.tag}lim:p:a one")) == {b"p0"}
+    assert set(server.client.hgetall(f"{server.tag}lim:p:a two")) == {b"q0"}
+    assert server.state()["held"] == 2
+
+
+def test_a_process_that_starts_where_all_are_gone_that_held_nothing_waits_for_nobody(server):
+    of = script(resource_spec("a", concurrency=2))
+    server.join(of, "gone", 1000.0)
+    server.settled()
+    server.join(of, "new", 1020.0)
+    assert granted(server.ask(of, "new", 1020.0, "p0"))
+
+
+def test_the_data_of_another_server_say_when_they_last_heard_of_a_process(server):
+    of = script(resource_spec("a", concurrency=2))
+    server.join(of, "one", 1000.0)
+    server.join(of, "two", 1030.0)
+    epoch, number, *_ = server.call(of, "one", 1030.0, ("j", None, 0), ("k", []))[4]
+    packed = msgspec.msgpack.encode([epoch, number, "another"])
+    server.client.set(f"{server.tag}lim:life", packed)
+    assert server.call(of, "two", 1100.0, ("j", epoch, number), ("k", []))[4] == [epoch, number + 1, server, 70.0]
+    for _ in range(2):  # the answer may be lost, and be asked for again
+        assert server.call(of, "one", 1105.0, ("j", epoch, number), ("k", []))[4][3] == 75.0
+    assert server.call(of, "three", 1105.0, ("j", epoch, number), ("k", []))[4][3] is False

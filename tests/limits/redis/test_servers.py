@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from offramp.errors import StoreError
-from offramp.limits.redis import scripts
+from offramp.limits.redis import adapter, scripts
 from offramp.ports.limits import Done
 from tests.limits.redis.processes import limit
 from tests.support import eventually
@@ -107,6 +107,25 @@ async def test_a_restart_that_keeps_the_data_counts_no_call_twice(a_server, plac
 
 async def _used(place, limits, count):
     return (await place.level(limits)).windows[0].used == count
+
+
+@pytest.mark.usefixtures("_soon")
+async def test_a_restart_from_a_copy_counts_what_was_called_since_the_copy(a_server, place_at, monkeypatch):
+    monkeypatch.setattr(adapter, "LATE_S", 0.0)  # the copy is older than that
+    server = a_server(*FORGETS)
+    place = place_at(server)
+    one = place.join(limit(rate="4/h"))
+    await place.level(one)
+    with server.client() as client:
+        client.save()
+    for _ in range(3):
+        call = place.ask(one)
+        await call.grant()
+        one.done(call.id, Done())
+    await eventually(lambda: _used(place, one, 3))
+    server.kill()
+    server.start()
+    await eventually(lambda: _used(place, one, 3))
 
 
 async def test_an_answer_that_is_lost_is_asked_for_again(place, line):

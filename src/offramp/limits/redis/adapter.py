@@ -24,7 +24,7 @@ from offramp.limits.redis.caller import Caller
 from offramp.limits.redis.circuits import Circuits
 from offramp.limits.redis.link import Grants, Link, wait_s
 from offramp.limits.redis.permits import Op, Permit, Permits
-from offramp.limits.redis.scripts import LEASE_S, Script
+from offramp.limits.redis.scripts import LEASE_S, LEASE_STEP, Script
 from offramp.ports import forks
 from offramp.ports.limits import Ask, Done, Granted, Level, Notify, Refused
 from offramp.stores.redis.address import Address
@@ -43,7 +43,10 @@ WRITTEN_S = 0.2
 LEVELS_S = 1.0
 """Seconds between looks at the levels while they are watched."""
 LATE_S = 10.0
-"""Seconds whose calls are told again to a server that has taken over another one's data, which may lack the last."""
+"""Seconds whose calls, at least, are told again to a server that has another one's data, which may lack the last.
+
+It says itself when its data last heard of a process: a copy of the data can be minutes old.
+"""
 CALL_OPS_MAX = 500
 """Messages of one call, which blocks the server meanwhile."""
 CLOSE_S = 2.0
@@ -298,8 +301,9 @@ class RedisLimits:
         if self._life[0] not in {None, life[0]}:
             self._lost_s = math.inf
         elif self._life[0] == life[0] and self._life[1] != life[1]:
-            self._lost_s = max(self._lost_s, LATE_S)
-        self._life = life
+            unheard_s = math.inf if life[3] is False else life[3] + LEASE_STEP * self._lease_s
+            self._lost_s = max(self._lost_s, LATE_S, unheard_s)
+        self._life = life[:2]
         self._urgent = self._urgent or self._lost_s > 0
 
     def misses(self, error: Exception, ops: Sequence[Op]) -> None:

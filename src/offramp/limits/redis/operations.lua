@@ -28,12 +28,30 @@ local function leave(client, kept)
   end
 end
 
--- Processes whose leases ran out are gone. A lease that ends too late is of before the server's clock was set back.
-local function reap()
+-- Nothing is granted, and no process is taken for gone, until all that live have told what they hold.
+local function be_quiet()
+  quiet = NOW + C.QUIET_S
+  call('ZADD', T .. 'clients', text(quiet), '')
+  advance_all()
+end
+
+local function holds_any()
+  for _, name in ipairs(call('SMEMBERS', T .. 'names')) do
+    if resource(name).s.held > 0 then return true end
+  end
+  return false
+end
+
+-- Processes whose leases ran out are gone. A lease that ends too late is of before the server's clock was set back. If
+-- no process has called since long before, then its clock was set forward or it stood still, and those may live.
+local function reap(called_at)
   for _, client in ipairs(call('ZRANGEBYSCORE', T .. 'clients', text(NOW + 2 * C.LEASE_S + C.QUIET_S), '+inf')) do
     call('ZADD', T .. 'clients', text(NOW + C.LEASE_S), client)
   end
-  for _, client in ipairs(call('ZRANGEBYSCORE', T .. 'clients', '-inf', text(NOW), 'LIMIT', 0, C.REAP_MAX)) do
+  if quiet then return end
+  local over = call('ZRANGEBYSCORE', T .. 'clients', '-inf', text(NOW), 'LIMIT', 0, C.REAP_MAX)
+  if NOW - called_at > C.LEASE_S / 2 and (over[2] or (over[1] or '') ~= '') and holds_any() then return be_quiet() end
+  for _, client in ipairs(over) do
     call('ZREM', T .. 'clients', client)
     if client == '' then
       tangles = true
@@ -176,25 +194,27 @@ function DO.t(op) resource(op[2]).advances = true end
 
 -- A process joins, with what it knew of the server's data before, if anything. Data that is new while the process knew
 -- some, or while the server is new, or that is of another server may lack calls: nothing is granted until all processes
--- have told theirs.
-function DO.j(op)
+-- have told theirs. It hears for how long the data's server before had not heard of it: what it called since is lost.
+local function join(op)
   local server = string.match(call('INFO', 'replication'), 'master_replid:(%w+)') or ''
   local kept = call('GET', T .. 'life')
   local lost = false
   if kept then
     life = cmsgpack.unpack(kept)
-    if life[3] ~= server then life, lost = {life[1], life[2] + 1, server}, true end
+    if life[3] ~= server then
+      life, lost = {life[1], life[2] + 1, server}, true
+      call('ZUNIONSTORE', T .. 'heard', 1, T .. 'clients')
+      call('EXPIRE', T .. 'heard', C.KEPT_S)
+    end
   else
     local up_s = tonumber(string.match(call('INFO', 'server'), 'uptime_in_seconds:(%d+)') or 0)
     life, lost = {text(NOW), 1, server}, up_s < C.QUIET_S
   end
   lost = lost or (op[2] and op[2] ~= life[1])
   call('SET', T .. 'life', cmsgpack.pack(life))
-  if lost then
-    quiet = NOW + C.QUIET_S
-    call('ZADD', T .. 'clients', text(quiet), '')
-    advance_all()
-  end
+  local until_ = op[3] ~= life[2] and call('ZSCORE', T .. 'heard', ME)
+  life[4] = until_ and math.max(0, NOW + C.LEASE_S - tonumber(until_))
+  if lost then be_quiet() end
 end
 
 -- A permit that its process holds: an ask, the tokens reserved for it, seconds since it was written.
@@ -323,11 +343,13 @@ local function main(keys, arguments)
   local held_until = tonumber(seats[1] or 0)
   if held_until < NOW and not joins then return cmsgpack.pack({0}) end
   quiet = seats[2] and tonumber(seats[2]) > NOW and tonumber(seats[2])
+  if joins then join(OPS[1]) end
   if held_until < NOW + C.LEASE_S - C.LEASE_STEP_S then
+    local last = call('ZRANGE', T .. 'clients', -1, -1, 'WITHSCORES')[2]
     call('ZADD', T .. 'clients', text(NOW + C.LEASE_S), ME)
-    reap()
+    reap(last and tonumber(last) - C.LEASE_S or NOW)
   end
-  for _, op in ipairs(OPS) do DO[op[1]](op) end
+  for at = joins and 2 or 1, #OPS do DO[OPS[at][1]](OPS[at]) end
   settle()
   publish()
   local due = dues()

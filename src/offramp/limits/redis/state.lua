@@ -12,6 +12,7 @@
 --   lim:keepers        hash: waiters that keep permits, with the resource that they wait for
 --   lim:of:PROCESS     set: its waiters, with the resources that they wait for; lim:run:RUN: those of a run
 --   lim:up:RUN         the class that a run counts as
+--   lim:heard          zset: the same as lim:clients, as it was when these data came to another server
 --   lim:life           which data of which server these are: {epoch, number, server}
 
 -- The functions are defined once, when a server loads them; each call sets these anew, see operations.lua.
