@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from offramp.core.limits.capacity import SCALE_CUT
 from offramp.core.limits.spec import resource_spec
 from offramp.core.sla import SLA
 from offramp.limits.redis import adapter, link, scripts
@@ -217,7 +218,46 @@ def test_the_data_of_another_server_say_when_they_last_heard_of_a_process(server
     epoch, number, *_ = server.call(of, "one", 1030.0, ("j", None, 0), ("k", []))[4]
     packed = msgspec.msgpack.encode([epoch, number, "another"])
     server.client.set(f"{server.tag}lim:life", packed)
-    assert server.call(of, "two", 1100.0, ("j", epoch, number), ("k", []))[4] == [epoch, number + 1, server, 70.0]
+    assert server.call(of, "two", 1100.0, ("j", epoch, number), ("k", []))[4][::3] == [epoch, 70.0]
     for _ in range(2):  # the answer may be lost, and be asked for again
         assert server.call(of, "one", 1105.0, ("j", epoch, number), ("k", []))[4][3] == 75.0
     assert server.call(of, "three", 1105.0, ("j", epoch, number), ("k", []))[4][3] is False
+
+
+def test_an_ask_of_a_step_that_keeps_a_permit_looks_at_no_other_one(server):
+    of = script(resource_spec("a", concurrency=1_000, rate="5k/min"), resource_spec("b", concurrency=1))
+    server.join(of, "one", 1000.0)
+    server.settled()
+    server.ask(of, "one", 1000.0, "h", "b")
+    for number in range(100):
+        server.call(of, "one", 1000.0, ask(f"k{number}"), ("w", f"k{number}", "a", 0.0))
+        server.ask(of, "one", 1000.0, f"w{number}", "b", within=[(f"k{number}", "a")])
+    before = reads(server)
+    assert server.ask(of, "one", 1000.0, "k100") == [["g", "k100", 0]]
+    assert server.ask(of, "one", 1000.0, "w100", "b", within=[("k100", "a")])[0][0] == "w"
+    server.call(of, "one", 1000.0, ("d", "k100", "a", "throttled", "429", None, 0.5, 0.0))
+    server.call(of, "one", 1001.0, ask("k101"), ("d", "k101", "a", "ok", "", None, None, 0.0))
+    # The limits shrank once, and all are looked at then: what each needs, and what it keeps.
+    assert reads(server) - before < 300
+
+
+def reads(server):
+    stats = server.client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("hget", "hgetall", "hexists"))
+
+
+def test_of_many_that_wait_for_each_other_the_newest_are_refused_once_limits_shrink(server):
+    of = script(resource_spec("a", concurrency=100))
+    server.join(of, "one", 1000.0)
+    server.settled()
+    server.call(of, "one", 1000.0, *[ask(f"k{number:02}") for number in range(100)])
+    found = []
+    for number in range(99):  # the last permit is nobody's who waits
+        at = 1001.0 + number / 100
+        found += server.ask(of, "one", at, f"w{number:02}", within=[(f"k{number:02}", "a")])
+    assert {each[0] for each in found} == {"w"}
+    answers = server.call(of, "one", 1002.5, ("d", "k99", "a", "throttled", "429", None, None, 0.0))[1]
+    refused = [each[1] for each in answers if each[2] == "deadlock"]
+    assert refused == [f"w{number}" for number in range(98, 98 - len(refused), -1)]
+    left = 100 - 1 - len(refused)
+    assert left == int(100 * SCALE_CUT) - 1  # of as many calls as may be made at once now, one goes on

@@ -82,6 +82,7 @@ local lift
 
 -- What waits elsewhere and keeps permits of this resource counts as of the class that waits for these.
 local function lift_keepers(r, class, priority)
+  if r.s.kept[1] == 0 then return end
   local keepers = call('HGETALL', T .. 'keepers')
   for at = 1, #keepers, 2 do
     local other = resource(keepers[at + 1])
@@ -109,6 +110,15 @@ function lift(r, w, class, priority)
   if priority > top then lift_keepers(r, class, priority) end
 end
 
+-- A waiter keeps its permits, or no longer does.
+local function keeps(w, times)
+  for _, held in ipairs(w.holds) do
+    local r = resource(held[2])
+    r.s.kept = {math.max(0, r.s.kept[1] + times), math.max(0, r.s.kept[2] + times * held[3])}
+    r.changed = true
+  end
+end
+
 local function enqueue(r, w)
   local top = top_of(r)
   add_waiter(r, w)
@@ -117,6 +127,7 @@ local function enqueue(r, w)
   if w.run ~= '' then call('SADD', T .. 'run:' .. w.run, w.id .. ' ' .. r.name) end
   if w.queue == 'first' then
     call('HSET', T .. 'keepers', w.id, r.name)
+    keeps(w, 1)
     local priority, class = -math.huge, ''
     for _, held in ipairs(w.holds) do
       local number, each = top_of(resource(held[2]))
@@ -131,83 +142,16 @@ local function forget(r, w)
   call('HDEL', T .. 'w:' .. r.name, w.id)
   call('SREM', T .. 'of:' .. w.client, w.id .. ' ' .. r.name)
   if w.run ~= '' then call('SREM', T .. 'run:' .. w.run, w.id .. ' ' .. r.name) end
-  if w.queue == 'first' then call('HDEL', T .. 'keepers', w.id) end
+  if w.queue == 'first' then
+    call('HDEL', T .. 'keepers', w.id)
+    keeps(w, -1)
+  end
 end
 
 local function dequeue(r, w)
   remove_waiter(r, w)
   forget(r, w)
   r.changed, r.advances = true, true
-end
-
--- Circles of waits.
-
--- What a load adds up to with a permit, added or taken away: {permits, unwritten, tokens} by resource.
-local function load_by(loads, client, held, times)
-  local p = load_permit(resource(held[2]), client, held[1])
-  if not p then return end
-  local load = loads[held[2]] or {0, 0, 0}
-  loads[held[2]] = {load[1] + times, load[2] + (p.written and 0 or times), load[3] + times * p.tokens}
-end
-
-local function fits_beside(r, load, tokens)
-  load = load or {0, 0, 0}
-  if load[1] >= concurrency_of(r, ALL) then return false end
-  for _, rate in ipairs(r.spec.rates) do
-    if load[2] >= scaled(r, rate[1], ALL) then return false end
-  end
-  for _, rate in ipairs(r.spec.tokens) do
-    if load[3] > 0 and load[3] + tokens > scaled(r, rate[1], ALL) then return false end
-  end
-  return true
-end
-
--- The waiters that wait for each other in a circle, by id: those that are left once all others have been granted.
-local function stuck()
-  local keepers, waiting, kept, loads = call('HGETALL', T .. 'keepers'), {}, {}, {}
-  for at = 1, #keepers, 2 do
-    local r = resource(keepers[at + 1])
-    local w = load_waiter(r, keepers[at])
-    if w then
-      waiting[keepers[at]] = {r, w}
-      for _, held in ipairs(w.holds) do
-        if not kept[held[1]] then load_by(loads, w.client, held, 1) end
-        kept[held[1]] = (kept[held[1]] or 0) + 1
-      end
-    end
-  end
-  local goes_on = true
-  while goes_on do
-    goes_on = false
-    for id, each in pairs(waiting) do
-      if fits_beside(each[1], loads[each[1].name], each[2].tokens) then
-        waiting[id], goes_on = nil, true
-        for _, held in ipairs(each[2].holds) do
-          kept[held[1]] = kept[held[1]] - 1
-          if kept[held[1]] == 0 then load_by(loads, each[2].client, held, -1) end
-        end
-      end
-    end
-  end
-  return waiting
-end
-
-local function say_circle(w) tell(w.client, {'r', w.id, 'deadlock'}) end
-
--- Limits shrank: of what waits in a circle because of that, the newest is refused until none does.
-local function untangle()
-  while call('EXISTS', T .. 'keepers') == 1 do
-    local newest, of
-    for _, each in pairs(stuck()) do
-      local w = each[2]
-      if not newest or w.since > newest.since or (w.since == newest.since and w.id > newest.id) then
-        newest, of = w, each[1]
-      end
-    end
-    if not newest then return end
-    dequeue(of, newest)
-    say_circle(newest)
-  end
 end
 
 -- Grants.
@@ -343,7 +287,7 @@ local function ends(r, p, how, says, tokens, blocked_s, written_at)
   if how == 'ok' then grow(r) elseif is_refused then refused(r, p, how, says, blocked_s) end
   if blocked_s and blocked_s > 0 then blocks(r, NOW + math.min(blocked_s, C.BLOCKED_S_MAX)) end
   r.changed, r.advances = true, true
-  r.shrank = r.shrank or scale ~= r.s.scale or blocked ~= r.s.blocked
+  r.shrank, r.stops = r.shrank or r.s.scale < scale, r.stops or blocked ~= r.s.blocked
 end
 
 -- What waits hears that it waits for longer.

@@ -92,7 +92,8 @@ local function waiter_of(r, op, tokens, since)
   end
   local holds = {}
   for _, held in ipairs(op[11]) do
-    if call('HEXISTS', permits_key(resource(held[2]), ME), held[1]) == 1 then holds[#holds + 1] = held end
+    local p = load_permit(resource(held[2]), ME, held[1])
+    if p then holds[#holds + 1] = {held[1], held[2], p.tokens} end
   end
   return {
     id = op[2], client = ME, run = op[4], step = op[5], tenant = op[7], class = class, priority = priority,
@@ -166,7 +167,7 @@ function DO.d(op)
     else ends(r, p, op[4], op[5], op[6], op[7], NOW - (op[8] or 0)) end
   elseif op[7] then
     blocks(r, NOW + math.min(op[7], C.BLOCKED_S_MAX))
-    r.changed, r.shrank, r.advances = true, true, true
+    r.changed, r.stops, r.advances = true, true, true
   end
 end
 
@@ -290,11 +291,14 @@ local function settle()
   for _, r in pairs(resources) do tangles = tangles or r.shrank end
   if tangles and not quiet then untangle() end
   for _, r in pairs(resources) do
-    if r.shrank then say_blocked(r) end
+    if r.stops then say_blocked(r) end
   end
-  for _, r in pairs(resources) do
+  local all = {}  -- a grant may read more of them
+  for _, r in pairs(resources) do all[#all + 1] = r end
+  for _, r in ipairs(all) do
     if r.advances then advance(r) end
   end
+  local circles
   for _, each in ipairs(asked) do
     local r, w = each[1], load_waiter(each[1], each[2].id)
     if w then
@@ -302,11 +306,11 @@ local function settle()
       if not each[2].queues then
         dequeue(r, w)
         full(r, w, 'queues')
-      elseif w.queue == 'first' and not quiet and stuck()[w.id] then
-        dequeue(r, w)
-        say_circle(w)
+        circles = nil
       else
-        say_waits(r, w)
+        if not quiet and may_be_stuck(r, w) then circles = circles or find_circles() end
+        local keeper = circles and circles.waiting[w.id]
+        if keeper and not keeper.goes_on then break_circle(circles, keeper) else say_waits(r, w) end
       end
     end
   end

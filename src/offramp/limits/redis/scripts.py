@@ -15,7 +15,7 @@ from offramp.core.order import DUE, SPARE
 from offramp.core.rates import Rate
 from offramp.core.sla import DEFAULT_CLASS, SLA
 
-_PARTS = ("state", "windows", "queue", "grants", "operations")
+_PARTS = ("state", "windows", "queue", "grants", "circles", "operations")
 
 LEASE_S = 10.0
 """Seconds after its last call for which a process counts as alive."""

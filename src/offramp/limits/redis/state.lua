@@ -50,6 +50,7 @@ local function new_state()
   return {
     held = 0, waits = 0, scale = 1, blocked = 0, cut = -1, said = 0, held_s = {0, 0},
     amount = {0, 0}, first = {}, rest = {}, earned = {}, granted = {}, ended = {}, used = 0,
+    kept = {0, 0},  -- permits that waiters keep, and their tokens: at most, as one that two keep counts twice
   }
 end
 
@@ -88,7 +89,8 @@ local function save()
     if r.changed then
       local packed = cmsgpack.pack(r.s)
       -- Permits and waiters stay until their process leaves: their record must not end before them.
-      if r.s.held > 0 or r.s.waits > 0 then call('SET', r.key, packed) else call('SET', r.key, packed, 'EX', C.KEPT_S) end
+      local is_used = r.s.held > 0 or r.s.waits > 0 or r.s.kept[1] > 0
+      if is_used then call('SET', r.key, packed) else call('SET', r.key, packed, 'EX', C.KEPT_S) end
       records_count = records_count + 1
       if records_count > C.RECORDS_MAX then records, records_count = {}, 0 end
       records[r.key] = {packed, r.s}
