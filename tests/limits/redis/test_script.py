@@ -252,7 +252,7 @@ def test_of_many_that_wait_for_each_other_the_newest_are_refused_once_limits_shr
     server.settled()
     server.call(of, "one", 1000.0, *[ask(f"k{number:02}") for number in range(100)])
     found = []
-    for number in range(99):  # the last permit is nobody's who waits
+    for number in range(99):  # nothing that waits keeps the last permit
         at = 1001.0 + number / 100
         found += server.ask(of, "one", at, f"w{number:02}", within=[(f"k{number:02}", "a")])
     assert {each[0] for each in found} == {"w"}
