@@ -372,6 +372,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.limits.breaker:RECENT_TIMES", "", "times `min_calls`, if that is more calls"),
             ("core.limits.breaker:PROBES", "", "calls that a half-open breaker lets through at once"),
             ("core.limits.breaker:CREDENTIALS_MAX", "", "credentials of a resource with a breaker of their own"),
+            ("core.limits.breaker:AGAIN_S", "s", "until others ask again while probes of a breaker are under way"),
             ("core.limits.breaker:REASONS_MAX", "", "different reasons of failures that a breaker counts"),
             ("core.limits.breaker:REASON_CHARS_MAX", "", "characters of one"),
             ("core.limits.headers:VALUE_CHARS_MAX", "", "characters of a provider's header that is read"),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp.core.limits.breaker import (
+    AGAIN_S,
     BUCKETS,
     CREDENTIALS_MAX,
     OTHER_REASON,
@@ -180,10 +181,11 @@ def test_of_ten_at_once_a_half_open_breaker_lets_two_through():
 def test_a_probe_that_never_reports_leaves_its_place_after_its_lease():
     breakers = opened()
     first, _ = begin(breakers, 10.0), begin(breakers, 13.0)
-    assert shut(breakers, 14.0) == 20.0
+    assert shut(breakers, 14.0) == 14.0 + AGAIN_S
+    assert breakers.may(19.9, "") == "no"
     assert shut(breakers, 20.0) is None
     assert breakers.granted(20.0, str(next(IDS)), "")
-    assert shut(breakers, 20.0) == 23.0
+    assert shut(breakers, 20.0) == 20.0 + AGAIN_S
     assert breakers.ended(22.0, first, "ok", ""), "late, but it says something"
     assert shut(breakers, 22.0) == 23.0, "whose lease ended gives back no place of another one"
 
@@ -192,7 +194,7 @@ def test_a_probe_that_never_reports_leaves_its_place_after_its_lease():
 def test_a_probe_that_says_nothing_gives_its_place_back(how):
     breakers = opened()
     probes = [begin(breakers, 10.0) for _ in range(PROBES)]
-    assert shut(breakers, 10.0) == 20.0
+    assert shut(breakers, 10.0) == 10.0 + AGAIN_S
     assert breakers.ended(11.0, probes[0], how, ""), "a waiter may go"
     assert shut(breakers, 11.0) is None
     assert not is_closed(breakers)
@@ -304,7 +306,7 @@ def test_the_sentence_says_how_many_why_and_when():
     assert sentence(breakers, 8.0) == text.removesuffix("in ") + "now"
     for _ in range(PROBES):
         begin(breakers, 8.0)
-    assert sentence(breakers, 9.0) == text + "7 s"
+    assert sentence(breakers, 9.0) == text + f"{AGAIN_S:.0f} s", "a probe may succeed long before its lease ends"
     assert sentence(opened(rules=Breaker(min_calls=1, open_for=600)), 0.0) == (
         "openai: 1 of the last 1 calls failed (1 x 503); next try in 10 min"
     )

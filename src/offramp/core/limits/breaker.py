@@ -24,6 +24,8 @@ RECENT_TIMES = 5
 """Of more calls within the window, about the last so many count, or so many times `min_calls` if that is more: a busy
 resource's breaker opens soon after calls begin to fail, however many had been fine before.
 """
+AGAIN_S = 1.0
+"""While probes are under way, others may ask again after so long: a probe ends sooner than its lease as a rule."""
 PROBES = 2
 """Calls that a half-open breaker lets through at once, and that have to succeed for it to close."""
 CREDENTIALS_MAX = 100
@@ -215,6 +217,8 @@ class Breakers:
             return f"{self.name}: calls may be made", 0.0
         until = breaker.shut_until(now)
         left_s = 0.0 if until is None else until - now
+        if now >= breaker.until:
+            left_s = min(left_s, AGAIN_S)
         when = f"in {seconds_in_words(left_s)}" if left_s else "now"
         return f"{self.name}: {opening_in_words(breaker.opening, self.rules.slow_after)}; next try {when}", left_s
 
