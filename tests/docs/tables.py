@@ -333,7 +333,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.limits.windows:MARGIN_S", "s", "for which a call counts longer than its window"),
             ("core.limits.windows:ENTRIES_MAX", "", "entries of the log of a window; more calls share them"),
             ("core.limits.book:WAITERS_MAX", "", "asks that wait at once for permits of any resource"),
-            ("core.limits.book:LIFTED_MAX", "", "runs that count as of the class of a run that awaits them"),
+            ("core.limits.memory:LIFTED_MAX", "", "runs that count as of the class of a run that awaits them"),
             ("core.limits.book:BLOCKED_SAID_S", "s", "of a longer stop after which waiting calls learn of it"),
             (
                 "core.limits.gate:TOKENS_DEFAULT",
@@ -362,6 +362,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("limits.starting:LOG_BYTES_MAX", "bytes", "of the coordinator's log; a larger one begins anew"),
             ("limits.coordinator:LINGER_S", "s", "that a coordinator without processes waits for another"),
             ("limits.serving:RECOVERY_S_MAX", "s", "that a successor waits for what living processes hold"),
+            ("limits.serving:SHARES_EVERY_S", "s", "between two times that all processes hear of refusals, at least"),
             ("limits.serving:RESOURCES_MAX", "", "resources and classes of all processes of a data directory"),
             ("limits.serving:UNREAD_BYTES_MAX", "bytes", "sent to a process that does not read them"),
             ("limits.wire:MESSAGE_BYTES_MAX", "bytes", "of one message between a process and the coordinator"),

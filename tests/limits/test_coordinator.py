@@ -107,6 +107,34 @@ async def test_killed_three_times_under_load_it_gives_no_permit_twice(place):
         assert peer.returncode is None
 
 
+async def test_a_run_that_was_lifted_without_a_coordinator_goes_first(place):
+    limits = place.join(ONE)
+    pid = await place.connected(limits)
+    held, older, lifted = place.ask(limits), place.ask(limits, run_id="r1"), place.ask(limits, run_id="r2")
+    await held.grant()
+    await eventually(lambda: older.all and lifted.all)
+    crash(pid)
+    limits.lift("r2", "high", 10)
+    await place.connected(limits, not_to=pid)
+    limits.done(held.id, Done())
+    await lifted.grant()
+    assert not older.granted
+
+
+async def test_a_refusal_without_a_coordinator_stops_all_processes(place):
+    limits, other = place.join(), place.join()
+    pid = await place.connected(limits)
+    held = place.ask(limits)
+    await held.grant()
+    crash(pid)
+    limits.done(held.id, Done(how="throttled", blocked_s=60.0))
+    waiting = place.ask(other)
+    await eventually(lambda: waiting.all)
+    assert waiting.all[0].expected_s > 30.0
+    (level,) = await other.levels()
+    assert level.scale < 1.0
+
+
 async def test_one_that_hangs_is_killed_and_replaced(place):
     limits, other = place.join(ONE, beat_s=0.1), place.join(ONE, beat_s=0.1)
     pid = await place.connected(limits)

@@ -8,6 +8,7 @@ import threading
 from offramp.conformance.case import case, until
 from offramp.conformance.limits_stage import RESOURCE, Asked, LimitsStage, settled
 from offramp.core.limits.spec import ResourceSpec
+from offramp.core.sla import SLA
 from offramp.ports.limits import Done, Granted, Limits
 
 ONE = ResourceSpec(RESOURCE, concurrency=1)
@@ -145,6 +146,21 @@ async def closing_gives_back_what_is_held_and_refuses_what_waits(stage: LimitsSt
     await theirs.grant()
     late = stage.ask(first)
     assert (await late.refusal()).why == "closed", "a closed process still asks"
+
+
+@case("R1", needs=("shared",))
+async def what_is_asked_before_a_process_is_connected_is_answered(stage: LimitsStage) -> None:
+    first = await stage.declare(ONE, classes=(SLA("short", queue_limit=1),))
+    held = stage.ask(first)
+    await held.grant()
+    early = await stage.site.join()
+    waiting, past = (stage.ask(early, sla="short") for _ in range(2))
+    hasty = stage.ask(early, queues=False)
+    await waiting.queue()
+    assert (await past.refusal()).why == "busy", "one more waits than may"
+    assert (await hasty.refusal()).why == "busy", "one that does not wait has to"
+    held.done()
+    await waiting.grant()
 
 
 @case("R6")

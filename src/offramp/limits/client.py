@@ -141,6 +141,7 @@ class SocketLimits:
     def lift(self, run_id: str, sla: str, priority: int) -> None:
         """See the port."""
         with self._lock:
+            self._log.lift(run_id, sla, priority)
             self._link.send(wire.frame(wire.Lifting(run_id, sla, priority)))
 
     def watch(self, notify: Callable[[Sequence[Level]], object]) -> None:
@@ -229,7 +230,7 @@ class SocketLimits:
         with self._lock:
             # Withdrawn meanwhile: the coordinator learns of that, too.
             notify = self._asked.pop(permit_id, None) if final else self._asked.get(permit_id)
-            if notify is not None and final:
+            if notify is not None:
                 self._log.answered(self._clock.monotonic(), permit_id, answer)
         if notify is not None:
             _call(notify, answer)

@@ -95,7 +95,7 @@ class Link:
         self._thread.start()
 
     def send(self, framed: bytes) -> None:
-        """Send a message, with the owner's lock held. Without a connection it is dropped: `recall` comprises it."""
+        """Send a message, with the owner's lock held. Without a connection it is dropped: `recall` has it."""
         if self._socket is None:
             return
         if self._corked is not None:

@@ -35,6 +35,8 @@ LOOK_EVERY_S = 0.1
 """Seconds between looks whether such a process still lives."""
 SHOWS_EVERY_S = 1.0
 """Seconds between levels, and between what all processes remember together, while they change."""
+SHARES_EVERY_S = 0.1
+"""Seconds, at least, between what all processes remember together because of a refusal or a breaker."""
 UNREAD_BYTES_MAX = 64 << 20
 """Bytes that wait for a process which does not read; past it the process is disconnected."""
 RESOURCES_MAX = 1_000
@@ -144,6 +146,7 @@ class Desk:
         self._due = float("inf")
         self._showing: asyncio.TimerHandle | None = None
         self._shown: tuple[object, ...] | None = None
+        self._shared_at = -math.inf
         self._began = time.monotonic()
         self._awaited = {client.name: client for client in known.living_clients(folder)}
         self._book = Book((), {}, recovering=True)
@@ -344,6 +347,8 @@ class Desk:
                 self._timer.cancel()
             self._due = due
             self._timer = self._loop.call_later(max(0.0, due - now), self._pass)
+        if self._book.urgent and now >= self._shared_at + SHARES_EVERY_S:
+            self._share()
         if self._showing is None:
             self._showing = self._loop.call_later(SHOWS_EVERY_S, self._show)
 
@@ -372,7 +377,8 @@ class Desk:
     def _share(self) -> None:
         if not self._book.changed or self._recovering:
             return
-        self._book.changed = False
+        self._book.changed = self._book.urgent = False
+        self._shared_at = time.monotonic()
         framed = frame(wire.Shared(msgspec.Raw(msgspec.msgpack.encode(recovery.state(self._book, time.monotonic())))))
         for seat in self._seats.values():
             if seat.joined and not seat.lags:

@@ -156,7 +156,7 @@ def test_the_same_if_the_higher_one_waits_already():
 
 
 def test_lifted_runs_are_bounded(monkeypatch):
-    monkeypatch.setattr("offramp.core.limits.book.LIFTED_MAX", 3)
+    monkeypatch.setattr("offramp.core.limits.memory.LIFTED_MAX", 3)
     w = world(resource(concurrency=1))
     w.ask("a", 0, "r")
     for run in range(5):

@@ -198,3 +198,128 @@ def test_what_a_process_remembers_is_bounded():
         log.written(number, f"{number}")
         log.done(number, f"{number}", Done())
     assert len(msgspec.msgpack.encode(log.memory(1_000.0))) < 500
+
+
+def asks_of_a_process_that_was_not_connected(log):
+    """One that waits, one past the queue's limit, one that does not wait, and one that waits for its own permit."""
+    full = SLA("full", queue_limit=1)
+    for name, more in (
+        ("waits", {}),
+        ("past", {}),
+        ("hasty", {"sla": "default", "queues": False}),
+        ("own", {"sla": "default", "within": ("s",)}),
+        ("s", {"resource": "s"}),
+    ):
+        log.asked(3.0, Ask(**{"id": name, "resource": "r", "sla": "full", "within": (), **more}))
+    log.answered(3.0, "s", Granted())
+    log.asked(4.0, Ask(id="own-s", resource="s", within=("s",)))
+    return {**CLASSES, "full": full}
+
+
+@pytest.mark.parametrize("recovering", [False, True], ids=["late", "in time"])
+def test_what_was_asked_without_a_coordinator_is_asked_of_the_next(recovering):
+    specs = [resource(concurrency=1), resource("s", concurrency=1)]
+    log = Remembered(specs)
+    classes = asks_of_a_process_that_was_not_connected(log)
+    book = Book(specs, classes, recovering=recovering)
+    held = Remembered(specs)
+    held.asked(0.0, Ask(id="h", resource="r"))
+    held.answered(0.0, "h", Granted())
+    recovery.restore(book, 4.0, "other", held.memory(4.0))
+    told = recovery.restore(book, 5.0, "late", over_the_wire(log.memory(5.0)))
+    if recovering:
+        told += recovery.recovered(book, 5.0)
+    answers = {tell.id: getattr(tell.answer, "why", "waits") for tell in told}
+    assert answers == {"waits": "waits", "past": "busy", "hasty": "busy", "own": "waits", "own-s": "deadlock"}
+    told = book.done(6.0, "other", "h", Done())
+    assert [(tell.id, tell.answer.waited_s) for tell in told] == [("own", 3.0)]
+
+
+def test_runs_that_a_process_lifted_stay_so_without_a_state():
+    specs = [resource(concurrency=1)]
+    log = Remembered(specs)
+    for number in range(3):
+        log.asked(float(number), Ask(id=f"{number}", resource="r", run_id=f"run {number}"))
+    log.lift("run 2", "high", 5)
+    log.lift("run 2", "low", -5)
+    assert log.memory(4.0).lifted == (("run 2", "high", 5),)
+    book = Book(specs, CLASSES, recovering=True)
+    recovery.restore(book, 4.0, "a", over_the_wire(log.memory(4.0)))
+    assert [tell.id for tell in recovery.recovered(book, 4.0) if isinstance(tell.answer, Granted)] == ["2"]
+
+
+def test_what_waits_needs_after_a_takeover_what_it_needed_before():
+    specs = [resource(tokens="40k/min", concurrency=50)]
+    book = Book(specs, CLASSES)
+    log, other = Remembered(specs), Remembered(specs)
+    for number in range(20):
+        memory = (log, other)[number % 2]
+        ask = Ask(id=f"{number:02}", resource="r", step="write", run_id=f"{number:02}")
+        memory.asked(0.0, ask)
+        for _, name, answer in book.ask(0.0, "ab"[number % 2], ask):
+            memory.answered(0.0, name, answer)
+        if number == 0:
+            log.done(0.0, "00", Done(tokens=8_000))
+            book.done(0.0, "a", "00", Done(tokens=8_000))
+    assert book.levels(0.0)[0].in_use == 4
+    other.keeps(0.0, recovery.state(book, 0.0))
+    book = Book(specs, CLASSES, recovering=True)
+    for name, memory in (("a", log), ("b", other)):
+        assert recovery.restore(book, 1.0, name, memory.memory(1.0)) == []
+    asked = Ask(id="50", resource="r", step="write", run_id="50")
+    assert book.ask(1.0, "c", asked) == []
+    recovery.recovered(book, 1.0)
+    level = book.levels(1.0)[0]
+    assert (level.in_use, level.windows[0].used) == (4, 40_000)
+
+
+def test_what_a_provider_said_to_a_process_counts_once():
+    """Whether the coordinator heard of it and said so, heard of it, or did not."""
+    specs = [resource(concurrency=16)]
+    for heard, shared in ((True, True), (True, False), (False, False)):
+        book = Book(specs, CLASSES)
+        log = Remembered(specs)
+        log.keeps(0.0, recovery.state(book, 0.0))
+        for name in "uv":
+            ask = Ask(id=name, resource="r")
+            log.asked(1.0, ask)
+            [tell] = book.ask(1.0, "a", ask)
+            log.answered(1.0, name, tell.answer)
+        for name, done in (("u", Done(how="throttled", blocked_s=60.0)), ("v", Done(how="throttled"))):
+            log.done(2.0, name, done)
+            if heard:
+                book.done(2.0, "a", name, done)
+        if shared:
+            log.keeps(3.0, over_the_wire(recovery.state(book, 3.0)))
+        successor = Book(specs, CLASSES, recovering=True)
+        recovery.restore(successor, 12.0, "a", over_the_wire(log.memory(12.0)))
+        recovery.recovered(successor, 12.0)
+        assert (successor.levels(12.0)[0].blocked_s, successor.levels(12.0)[0].scale) == (50.0, 0.75)
+        recovery.restore(successor, 13.0, "b", over_the_wire(log.memory(13.0)))
+        assert (successor.levels(13.0)[0].blocked_s, successor.levels(13.0)[0].scale) == (49.0, 0.75)
+        waits = successor.ask(13.0, "a", Ask(id="w", resource="r"))[0].answer
+        assert (waits.reason, waits.expected_s) == ("retry-after", 49.0)
+
+
+def test_what_a_process_reports_late_stops_those_that_wait():
+    specs = [resource(concurrency=1)]
+    book, log = Book(specs, CLASSES), Remembered(specs)
+    book.ask(0.0, "a", Ask(id="h", resource="r"))
+    book.ask(0.0, "a", Ask(id="w", resource="r"))
+    log.asked(0.0, Ask(id="u", resource="r"))
+    log.answered(0.0, "u", Granted())
+    log.done(1.0, "u", Done(how="exhausted"))
+    [tell] = recovery.restore(book, 2.0, "b", log.memory(2.0))
+    assert (tell.id, type(tell.answer)) == ("w", Waits)
+    assert book.levels(2.0)[0].blocked_s == 59.0
+
+
+def test_a_refusal_and_a_breaker_are_urgent_news():
+    book = Book([resource(concurrency=4, breaker=Breaker(min_calls=2))], CLASSES)
+    news = []
+    for name, how in (("a", "ok"), ("b", "throttled"), ("c", "ok"), ("d", "failed")):
+        book.ask(10.0 * len(news), "x", Ask(id=name, resource="r"))
+        book.done(10.0 * len(news), "x", name, Done(how=how))
+        news.append(book.urgent)
+        book.urgent = False
+    assert news == [False, True, False, True]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from offramp.core.limits.backlog import Waiting
 from offramp.core.limits.cycles import Keepers
 from offramp.core.limits.gate import Gate, Permit
-from offramp.core.limits.memory import Logs, State
+from offramp.core.limits.memory import Logs, State, Stopped, lift
 from offramp.core.limits.messages import Answer, Ask, Done, Granted, Level, Refused, circle
 from offramp.core.limits.spec import ResourceSpec
 from offramp.core.limits.windows import MARGIN_S
@@ -22,8 +22,6 @@ from offramp.core.sla import SLA
 
 WAITERS_MAX = 100_000
 """Asks that wait at once, over all resources and processes; more are refused."""
-LIFTED_MAX = 10_000
-"""Runs that are remembered to count as of another class; of more, those that were lifted last."""
 BLOCKED_SAID_S = 1.0
 """Waiters hear again how long to wait when a provider stops calls for so much longer than they know."""
 
@@ -66,10 +64,14 @@ class Book:
         """The calls of processes that have left."""
         self.changed = True
         """Whether `recovery.state` is another one than it was when this was last set to False."""
+        self.urgent = False
+        """Whether a refusal or a breaker changed it since this was last set to False."""
         self.number = 0
         """Of the last `recovery.state`."""
         self.inherited: tuple[State, float] | None = None
         """The last state of the predecessor, and when it was that."""
+        self.stopped: list[tuple[float, Stopped]] = []
+        """What providers said to processes, and when these reported that."""
         self._margin_s = margin_s
         self._waiting: dict[str, Waiting] = {}
         self._permits: dict[str, Permit] = {}
@@ -82,8 +84,8 @@ class Book:
 
     # What processes say.
 
-    def ask(self, now: float, client: str, ask: Ask) -> list[Tell]:
-        """A call is to be made. One that is known is not asked for again."""
+    def ask(self, now: float, client: str, ask: Ask, since: float | None = None) -> list[Tell]:
+        """A call is to be made, since then if not since now. One that is known is not asked for again."""
         if self.knows(ask.id):
             return []
         gate = self.gates.get(ask.resource)
@@ -96,7 +98,7 @@ class Book:
         refused = gate.shut(now, ask.credential)
         if refused is not None:
             return [Tell(client, ask.id, refused)]
-        entry = self.entry(now, client, ask, need)
+        entry = self.entry(now if since is None else since, client, ask, need)
         if not self.recovering and gate.fits(now, entry):
             self._grant(now, gate, entry)
             return self._answers()
@@ -150,13 +152,8 @@ class Book:
 
     def lift(self, now: float, run_id: str, sla: str, priority: int) -> list[Tell]:
         """A run of this class waits for that run: its asks, now and later, count as of this class if it is higher."""
-        known = self.lifted.get(run_id)
-        if not run_id or (known is not None and known[1] >= priority):
+        if not lift(self.lifted, run_id, sla, priority):
             return []
-        self.lifted[run_id] = sla, priority
-        self.lifted.move_to_end(run_id)
-        if len(self.lifted) > LIFTED_MAX:
-            self.lifted.popitem(last=False)
         self.changed = True
         touched = {}
         for name in sorted(self._of_run.get(run_id, ())):
@@ -258,8 +255,22 @@ class Book:
         self._untangle()
         for gate in self.gates.values():
             self._broke(now, gate)
+            self._blocked(now, gate)
             self._advance(now, gate)
         return self._answers()
+
+    def reckon(self) -> None:
+        """More is known now of what calls need than when what waits was asked for."""
+        for gate in self.gates.values():
+            for entry in gate.waits if gate.spec.tokens else ():
+                need = gate.need(entry.ask)
+                if isinstance(need, Refused) or need == entry.tokens:
+                    continue  # one that was not too large is not now
+                if entry.holds:
+                    self._keepers.remove(entry)
+                entry.tokens = need
+                if entry.holds:
+                    self._keepers.add(entry)
 
     def foretell(self, now: float) -> list[Tell]:
         """Answer all that wait: how long about, or that those are refused which do not queue. None is in a circle."""
@@ -325,6 +336,7 @@ class Book:
                 self._untangle()
             if (scale, blocked_until) != (gate.capacity.scale, gate.capacity.blocked_until):
                 self.changed = True
+                self.urgent |= done.how != "ok"
                 self._blocked(now, gate)
         if broke:
             self._broke(now, gate)
@@ -351,6 +363,7 @@ class Book:
         self.changed = True
         if gate.breakers is None:
             return
+        self.urgent = True
         shut: dict[str, Refused | None] = {}
         for entry in gate.waits:
             credential = entry.ask.credential

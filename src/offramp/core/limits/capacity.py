@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from offramp.core.limits.learned import Mean
-from offramp.core.limits.messages import Reason
+from offramp.core.limits.messages import Done, Reason
 from offramp.core.limits.spec import ResourceSpec
 from offramp.core.limits.windows import MARGIN_S, Windows
 from offramp.core.rates import Rate
@@ -34,6 +34,13 @@ PACED_FROM = 0.25
 time of one of so many parts of the window, one part of what they may. What is used all at once also comes free all at
 once, and a burst of a higher class would have to wait for that. Windows of fewer seconds are too short for it.
 """
+
+
+def stopped_s(done: Done) -> float:
+    """For how many seconds the end of a call stops all others, by what the provider said or did not say."""
+    stopped = {"throttled": BLOCKED_DEFAULT_S if done.blocked_s is None else 0.0, "exhausted": EXHAUSTED_S}
+    return max(stopped.get(done.how, 0.0), min(done.blocked_s or 0.0, BLOCKED_S_MAX))
+
 
 Part = Literal[0, 1, 2]
 """Which part of the limits a call may fill: all; what a lower class may; that and its share of the rest."""
@@ -88,7 +95,8 @@ class Capacity:
         self.amount = Mean()
         """Tokens that calls used: not what they reserved, which is a guess as long as none has ended."""
         self._margin_s = margin_s
-        self._cut_at = -math.inf
+        self.cut_at = -math.inf
+        """When a refusal shrank the limits last."""
         self._limits = self._scaled()
 
     # What fits.
@@ -207,9 +215,9 @@ class Capacity:
 
     def cut(self, now: float, granted_at: float) -> bool:
         """The provider refused a call that was granted then: the limits shrink, once for all that were under way."""
-        if granted_at < self._cut_at:
+        if granted_at < self.cut_at:
             return False
-        self._cut_at = now
+        self.cut_at = max(self.cut_at, now)
         self.scale_to(self.scale * SCALE_CUT)
         return True
 

@@ -11,13 +11,11 @@ from offramp.core.limits.backlog import Backlog, Waiting
 from offramp.core.limits.breaker import Breakers
 from offramp.core.limits.capacity import (
     ALL,
-    BLOCKED_DEFAULT_S,
-    BLOCKED_S_MAX,
-    EXHAUSTED_S,
     LOWER,
     OVERDUE,
     Capacity,
     Part,
+    stopped_s,
 )
 from offramp.core.limits.learned import Tokens
 from offramp.core.limits.messages import Ask, Done, Level, Reason, Refusal, Refused, WaitingClass, Waits, WindowLevel
@@ -273,8 +271,9 @@ class Gate:
             self.capacity.grow()
         elif done.how in ("throttled", "exhausted"):
             self._refused(now, permit, done)
-        if done.blocked_s is not None and done.blocked_s > 0:
-            self.capacity.blocks(now + min(done.blocked_s, BLOCKED_S_MAX))
+        stopped = stopped_s(done)
+        if stopped > 0:
+            self.capacity.blocks(now + stopped)
         return self._end(now, permit, done)
 
     def used(self, permit: Permit, done: Done) -> int:
@@ -285,12 +284,8 @@ class Gate:
 
     def _refused(self, now: float, permit: Permit, done: Done) -> None:
         self._refusal = now, done.says
-        if done.how == "exhausted":
-            self.capacity.blocks(now + EXHAUSTED_S)
-            return
-        if done.blocked_s is None:
-            self.capacity.blocks(now + BLOCKED_DEFAULT_S)
-        self.capacity.cut(now, permit.granted_at)
+        if done.how == "throttled":
+            self.capacity.cut(now, permit.granted_at)
 
     def _end(self, now: float, permit: Permit, done: Done) -> bool:
         return self.breakers is not None and self.breakers.ended(now, permit.ask.id, done.how, done.says)

@@ -6,14 +6,20 @@ window, what providers said. Times are ages, as no two processes need to have th
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from offramp.core.limits.breaker import BreakerMemory
-from offramp.core.limits.messages import Ask, Done, Granted
+from offramp.core.limits.capacity import stopped_s
+from offramp.core.limits.messages import Ask, Done, Granted, Waits
 from offramp.core.limits.spec import ResourceSpec
 from offramp.core.limits.windows import MARGIN_S, Windows
+
+LIFTED_MAX = 10_000
+"""Runs that are remembered to count as of another class; of more, those that were lifted last."""
 
 Entries = list[tuple[float, int]]
 """What counts in a window: seconds since it began to, and how much."""
@@ -43,12 +49,29 @@ class Called(msgspec.Struct, frozen=True):
     tokens: Entries
 
 
+class Stopped(msgspec.Struct, frozen=True):
+    """What a provider said to a process last.
+
+    Attributes:
+        resource: the resource.
+        blocked_s: seconds until it may be called again.
+        cut_ago_s: seconds since the last refusal that shrinks the limits.
+        granted_ago_s: seconds since the grant of the call that was refused.
+    """
+
+    resource: str
+    blocked_s: float
+    cut_ago_s: float
+    granted_ago_s: float
+
+
 class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is known of a resource beside the calls of the processes that live.
 
     Attributes:
         resource: its name.
         scale: what refusals left of its limits.
+        cut_ago_s: seconds since a refusal shrank them last.
         blocked_s: seconds until calls may be made again.
         highest: the highest priority that has used it.
         expected: tokens to reserve, by step.
@@ -59,6 +82,7 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
 
     resource: str
     scale: float = 1.0
+    cut_ago_s: float | None = None
     blocked_s: float = 0.0
     highest: int | None = None
     expected: dict[str, int] = {}
@@ -82,11 +106,25 @@ class State(msgspec.Struct, frozen=True):
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """What one process has to say to a successor: `state` is the last that it got, `state_ago_s` ago."""
+    """What one process has to say to a successor.
+
+    Attributes:
+        held: its permits.
+        asks: those that wait, as they have heard.
+        new: those that have heard nothing yet.
+        called: what it called.
+        stopped: what providers said to it.
+        lifted: runs that it lifted, with the name and the priority of their class.
+        state: the last that it got.
+        state_ago_s: how many seconds ago.
+    """
 
     held: tuple[Holding, ...] = ()
     asks: tuple[Asking, ...] = ()
+    new: tuple[Asking, ...] = ()
     called: tuple[Called, ...] = ()
+    stopped: tuple[Stopped, ...] = ()
+    lifted: tuple[tuple[str, str, int], ...] = ()
     state: State | None = None
     state_ago_s: float = 0.0
 
@@ -148,12 +186,40 @@ class Logs:
         return tuple(each for each in found if each.calls or each.tokens)
 
 
+class _Asked:
+    __slots__ = ("ask", "since", "waits")
+
+    def __init__(self, ask: Ask, now: float) -> None:
+        self.ask, self.since = ask, now
+        self.waits = False
+        """Whether it has heard so."""
+
+
 class _Held:
     __slots__ = ("ask", "granted_at", "tokens", "written_at")
 
     def __init__(self, ask: Ask, tokens: int, now: float) -> None:
         self.ask, self.tokens, self.granted_at = ask, tokens, now
         self.written_at: float | None = None
+
+
+class _Stopped:
+    __slots__ = ("cut_at", "granted_at", "until")
+
+    def __init__(self) -> None:
+        self.until = self.cut_at = self.granted_at = -math.inf
+
+
+def lift(lifted: OrderedDict[str, tuple[str, int]], run_id: str, sla: str, priority: int) -> bool:
+    """Add to the runs that count as of another class; False if it counts as of one as high already."""
+    known = lifted.get(run_id)
+    if not run_id or (known is not None and known[1] >= priority):
+        return False
+    lifted[run_id] = sla, priority
+    lifted.move_to_end(run_id)
+    if len(lifted) > LIFTED_MAX:
+        lifted.popitem(last=False)
+    return True
 
 
 class Remembered:
@@ -166,23 +232,26 @@ class Remembered:
 
     def __init__(self, specs: Iterable[ResourceSpec], margin_s: float = MARGIN_S) -> None:
         self._specs: Mapping[str, ResourceSpec] = {spec.name: spec for spec in specs}
-        self._asks: dict[str, tuple[Ask, float]] = {}
+        self._asks: dict[str, _Asked] = {}
         self._held: dict[str, _Held] = {}
         self._logs = Logs(margin_s)
+        self._stopped: dict[str, _Stopped] = {}
+        self._lifted: OrderedDict[str, tuple[str, int]] = OrderedDict()
         self._state: tuple[State, float] | None = None
 
     def asked(self, now: float, ask: Ask) -> None:
         """An ask was sent."""
-        self._asks[ask.id] = ask, now
+        self._asks[ask.id] = _Asked(ask, now)
 
     def answered(self, now: float, permit_id: str, answer: object) -> None:
-        """An answer came; one that says only how long to wait changes nothing."""
-        if isinstance(answer, Granted):
-            found = self._asks.pop(permit_id, None)
-            if found is not None:
-                self._held[permit_id] = _Held(found[0], answer.tokens, now)
-        elif getattr(answer, "why", None) is not None:
-            self._asks.pop(permit_id, None)
+        """An answer came."""
+        if isinstance(answer, Waits):
+            if permit_id in self._asks:
+                self._asks[permit_id].waits = True
+            return
+        found = self._asks.pop(permit_id, None)
+        if found is not None and isinstance(answer, Granted):
+            self._held[permit_id] = _Held(found.ask, answer.tokens, now)
 
     def written(self, now: float, permit_id: str) -> None:
         """A request was sent."""
@@ -200,6 +269,15 @@ class Remembered:
         held = self._held.pop(permit_id, None)
         if held is not None:
             self._log(held.ask).used(now, held.tokens if done.tokens is None else done.tokens)
+            self._stops(now, held, done)
+
+    def _stops(self, now: float, held: _Held, done: Done) -> None:
+        stopped, cuts = stopped_s(done), done.how == "throttled"
+        if stopped or cuts:
+            known = self._stopped.setdefault(held.ask.resource, _Stopped())
+            known.until = max(known.until, now + stopped)
+            if cuts:
+                known.cut_at, known.granted_at = now, held.granted_at
 
     def withdrawn(self, now: float, permit_id: str) -> None:
         """An ask was given up, or a permit; a request that was written counts all the same."""
@@ -207,6 +285,10 @@ class Remembered:
         held = self._held.pop(permit_id, None)
         if held is not None and held.written_at is not None:
             self._log(held.ask).used(now, held.tokens)
+
+    def lift(self, run_id: str, sla: str, priority: int) -> None:
+        """The asks of a run count as of a class."""
+        lift(self._lifted, run_id, sla, priority)
 
     def keeps(self, now: float, state: State) -> None:
         """What is known of all resources, as it came last."""
@@ -223,9 +305,15 @@ class Remembered:
             )
             for each in self._held.values()
         )
-        asks = tuple(Asking(ask, now - since) for ask, since in self._asks.values())
+        asks = tuple(Asking(each.ask, now - each.since) for each in self._asks.values() if each.waits)
+        new = tuple(Asking(each.ask, now - each.since) for each in self._asks.values() if not each.waits)
+        stopped = tuple(
+            Stopped(name, max(0.0, each.until - now), now - each.cut_at, now - each.granted_at)
+            for name, each in self._stopped.items()
+        )
+        lifted = tuple((run_id, *each) for run_id, each in self._lifted.items())
         state, at = self._state or (None, now)
-        return Memory(held, asks, self._logs.called(now), state, now - at)
+        return Memory(held, asks, new, self._logs.called(now), stopped, lifted, state, now - at)
 
     def _log(self, ask: Ask) -> Calls:
         return self._logs.of(self._specs[ask.resource])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from offramp.core.limits.book import LIFTED_MAX, Book, Tell
+import math
+
+from offramp.core.limits.book import Book, Tell
 from offramp.core.limits.gate import Permit
-from offramp.core.limits.memory import Kept, Memory, State
+from offramp.core.limits.memory import LIFTED_MAX, Asking, Holding, Kept, Memory, State
 from offramp.core.limits.messages import Refused
+
+_SAME_S = 1e-3
+"""A call that was granted sooner after a cut than this was granted before it: ages are not exact."""
 
 
 def state(book: Book, now: float) -> State:
@@ -19,6 +24,7 @@ def state(book: Book, now: float) -> State:
             Kept(
                 name,
                 scale=gate.capacity.scale,
+                cut_ago_s=None if math.isinf(gate.capacity.cut_at) else now - gate.capacity.cut_at,
                 blocked_s=max(0.0, gate.capacity.blocked_until - now),
                 highest=gate.highest,
                 expected=gate.learned.remembered(),
@@ -33,17 +39,10 @@ def state(book: Book, now: float) -> State:
 def restore(book: Book, now: float, client: str, memory: Memory) -> list[Tell]:
     """A process says what it holds, asks for, and called. Before `recovered` nothing is granted to anybody."""
     out: list[Tell] = []
-    for each in memory.held:
-        gate = book.gates.get(each.ask.resource)
-        if gate is None or book.knows(each.ask.id):
-            continue
-        permit = Permit(book.entry(now - each.granted_ago_s, client, each.ask, each.tokens), now, probe=False)
-        permit.granted_at = now - each.granted_ago_s
-        gate.capacity.begins(now, each.tokens)
-        if each.written_ago_s is not None:
-            permit.written_at = now - each.written_ago_s
-            gate.capacity.calls.open -= 1  # it is among the calls below
-        book.hold(permit)
+    for lifted in memory.lifted:
+        out += book.lift(now, *lifted)
+    for holding in memory.held:
+        _hold(book, now, client, holding)
     for called in memory.called:
         gate = book.gates.get(called.resource)
         if gate is not None:
@@ -51,19 +50,45 @@ def restore(book: Book, now: float, client: str, memory: Memory) -> list[Tell]:
             gate.capacity.tokens.recall(now, called.tokens)
             book.logs[client].of(gate.spec).recall(now, called.calls, called.tokens)
     for asking in memory.asks:
-        gate = book.gates.get(asking.ask.resource)
-        if gate is None:
-            out += book.ask(now, client, asking.ask)
-        elif not book.knows(asking.ask.id):
-            need = gate.need(asking.ask)
-            if isinstance(need, Refused):
-                out.append(Tell(client, asking.ask.id, need))
-            else:
-                book.enqueue(gate, book.entry(now - asking.since_ago_s, client, asking.ask, need))
+        out += _wait(book, now, client, asking)
     if memory.state is not None and memory.state.number > book.number:
         book.number = memory.state.number
         book.inherited = memory.state, now - memory.state_ago_s
-    return out if book.recovering else [*out, *recovered(book, now)]
+    book.stopped += [(now, stopped) for stopped in memory.stopped]
+    if not book.recovering:
+        out += recovered(book, now)
+    for asking in memory.new:
+        out += book.ask(now, client, asking.ask, now - asking.since_ago_s)
+    return out
+
+
+def _hold(book: Book, now: float, client: str, holding: Holding) -> None:
+    """A permit exists, of which this book had not heard."""
+    gate = book.gates.get(holding.ask.resource)
+    if gate is None or book.knows(holding.ask.id):
+        return
+    permit = Permit(book.entry(now - holding.granted_ago_s, client, holding.ask, holding.tokens), now, probe=False)
+    permit.granted_at = now - holding.granted_ago_s
+    gate.capacity.begins(now, holding.tokens)
+    if holding.written_ago_s is not None:
+        permit.written_at = now - holding.written_ago_s
+        gate.capacity.calls.open -= 1  # it is among the calls that the process remembers
+    book.hold(permit)
+
+
+def _wait(book: Book, now: float, client: str, asking: Asking) -> list[Tell]:
+    """An ask waits on, as it did at a predecessor."""
+    ask = asking.ask
+    gate = book.gates.get(ask.resource)
+    if gate is None:
+        return book.ask(now, client, ask)
+    if book.knows(ask.id):
+        return []
+    need = gate.need(ask)
+    if isinstance(need, Refused):
+        return [Tell(client, ask.id, need)]
+    book.enqueue(gate, book.entry(now - asking.since_ago_s, client, ask, need))
+    return []
 
 
 def recovered(book: Book, now: float) -> list[Tell]:
@@ -71,11 +96,26 @@ def recovered(book: Book, now: float) -> list[Tell]:
     if book.inherited is not None:
         _inherit(book, now, *book.inherited)
         book.inherited = None
+        book.reckon()
+    _stop(book)
     was, book.recovering = book.recovering, False
     book.changed = True
     out = book.resume(now)
     # What was asked for meanwhile has heard nothing yet.
     return [*out, *book.foretell(now)] if was else out
+
+
+def _stop(book: Book) -> None:
+    """What providers said to processes that live; what the state has of it already changes nothing."""
+    stopped, book.stopped = book.stopped, []
+    for at, each in sorted(stopped, key=lambda one: one[0] - one[1].cut_ago_s):
+        gate = book.gates.get(each.resource)
+        if gate is None:
+            continue
+        if each.blocked_s > 0:
+            gate.capacity.blocks(at + each.blocked_s)
+        if each.cut_ago_s < math.inf and at - each.granted_ago_s > gate.capacity.cut_at + _SAME_S:
+            gate.capacity.cut(at - each.cut_ago_s, at - each.granted_ago_s)
 
 
 def _inherit(book: Book, now: float, known: State, at: float) -> None:
@@ -86,6 +126,8 @@ def _inherit(book: Book, now: float, known: State, at: float) -> None:
             continue
         capacity = gate.capacity
         capacity.scale_to(min(capacity.scale, each.scale))
+        if each.cut_ago_s is not None:
+            capacity.cut_at = max(capacity.cut_at, at - each.cut_ago_s)
         if each.blocked_s > 0:
             capacity.blocks(at + each.blocked_s)
         if each.highest is not None:
