@@ -11,7 +11,7 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from offramp.core.advisers import CLASSIFIER_TIMEOUT_DEFAULT_S, Adviser, of_requests, require_timeout
 from offramp.core.call import Effect, StepKind
-from offramp.core.limits.spec import RESERVE_DEFAULT, SHARE_DEFAULT, Breaker, resource_spec
+from offramp.core.limits.spec import RESERVE_DEFAULT, RESOURCES_MAX, SHARE_DEFAULT, Breaker, resource_spec
 from offramp.core.names import require_name
 from offramp.core.retry import Retry
 from offramp.core.routing import RouteRequest
@@ -239,8 +239,8 @@ class Declarations:
             breaker: when calls stop for a while, because most of them fail or are slow; None for never.
 
         Raises:
-            DeclarationError: a value is out of range or has another form, there is neither a limit nor a breaker, or
-                the name is taken.
+            DeclarationError: a value is out of range or has another form, there is neither a limit nor a breaker,
+                the name is taken, or there are 1,000 already.
         """
         spec = resource_spec(
             name, concurrency=concurrency, rate=rate, tokens=tokens, share=share, reserve=reserve, breaker=breaker
@@ -249,6 +249,11 @@ class Declarations:
             raise DeclarationError(
                 f"resource {spec.name!r} limits nothing: give it concurrency=, rate=, tokens= or breaker=, such as "
                 "rate='500/min'"
+            )
+        if len(self.resources) >= RESOURCES_MAX:
+            raise DeclarationError(
+                f"resource {spec.name!r} is one more than the {RESOURCES_MAX:,} that an app may have: declare one for "
+                "all that share a limit"
             )
         if spec.name in self.resources:
             raise DeclarationError(f"resource {spec.name!r} is declared twice in app {self.name!r}: use the first one")

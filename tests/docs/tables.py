@@ -363,7 +363,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("limits.coordinator:LINGER_S", "s", "that a coordinator without processes waits for another"),
             ("limits.serving:RECOVERY_S_MAX", "s", "that a successor waits for what living processes hold"),
             ("limits.serving:SHARES_EVERY_S", "s", "between two times that all processes hear of refusals, at least"),
-            ("limits.serving:RESOURCES_MAX", "", "resources and classes of all processes of a data directory"),
+            ("core.limits.spec:RESOURCES_MAX", "", "resources of an app, and of all processes of a data directory"),
             ("limits.serving:UNREAD_BYTES_MAX", "bytes", "sent to a process that does not read them"),
             ("limits.wire:MESSAGE_BYTES_MAX", "bytes", "of one message between a process and the coordinator"),
             ("limits.address:BACKLOG", "", "processes that may wait for the coordinator to let them in"),

@@ -9,8 +9,8 @@ import socket
 import pytest
 
 from offramp.core.limits.memory import Memory
-from offramp.core.limits.spec import ResourceSpec
-from offramp.limits import address, serving, wire
+from offramp.core.limits.spec import RESOURCES_MAX, ResourceSpec
+from offramp.limits import address, wire
 from offramp.limits.wire import Frames, FromCoordinator, frame
 from offramp.ports.limits import Ask
 from tests.limits.processes import NAME, ONE
@@ -81,11 +81,13 @@ async def test_one_of_another_version_learns_so(place):
 async def test_too_many_resources_are_refused(place):
     limits = place.join(ONE)
     await place.connected(limits)
-    many = tuple(ResourceSpec(f"r{number}") for number in range(serving.RESOURCES_MAX + 1))
+    many = tuple(ResourceSpec(f"r{number}") for number in range(RESOURCES_MAX + 1))
     async with Raw(place.folder) as raw:
         raw.send(wire.Hello(wire.VERSION, "many", os.getpid(), 0.0, many, ()))
         assert await raw.receive() == []
     assert [level.name for level in await limits.levels()] == [NAME]
+    later = place.join((ResourceSpec("later", concurrency=1), *ONE))
+    assert {level.name for level in await later.levels()} == {NAME, "later"}
 
 
 async def test_one_that_dies_in_the_middle_of_a_message_harms_nothing(place):

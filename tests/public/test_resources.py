@@ -79,3 +79,12 @@ def test_a_step_that_uses_another_apps_resource_says_what_to_write(app):
 
 def test_the_types_of_resources_are_public():
     assert {"Breaker", "Resource"} <= set(offramp.__all__)
+
+
+def test_resources_of_an_app_are_bounded(monkeypatch):
+    monkeypatch.setattr("offramp.declarations.RESOURCES_MAX", 2)
+    app = App("many")
+    for number in range(2):
+        app.resource(f"r{number}", concurrency=1)
+    with pytest.raises(DeclarationError, match="one more than the 2 that an app may have"):
+        app.resource("r2", concurrency=1)

@@ -21,7 +21,7 @@ import msgspec
 from offramp.core.limits import recovery
 from offramp.core.limits.book import Book, Tell
 from offramp.core.limits.memory import Memory
-from offramp.core.limits.spec import ResourceSpec
+from offramp.core.limits.spec import RESOURCES_MAX, ResourceSpec
 from offramp.core.sla import SLA
 from offramp.limits import known, wire
 from offramp.limits.address import is_own, peer_pid
@@ -39,9 +39,6 @@ SHARES_EVERY_S = 0.1
 """Seconds, at least, between what all processes remember together because of a refusal or a breaker."""
 UNREAD_BYTES_MAX = 64 << 20
 """Bytes that wait for a process which does not read; past it the process is disconnected."""
-RESOURCES_MAX = 1_000
-"""Resources of all processes of a data directory."""
-
 logger = logging.getLogger("offramp.limits")
 
 
@@ -277,6 +274,10 @@ class Desk:
 
     def _declare(self, now: float, hello: wire.Hello) -> bool:
         """Take what is new, and what is newer than what was declared before; False if it is too much."""
+        names = {f"resource {each.name!r}" for each in hello.resources}
+        names.update(name for name in self._declared if name.startswith("resource "))
+        if len(names) > RESOURCES_MAX:
+            return False
         newer: dict[str, ResourceSpec | SLA] = {}
         for kind, declared in (("resource", hello.resources), ("class", hello.classes)):
             for each in declared:
@@ -289,8 +290,6 @@ class Desk:
                     self._declared[name] = hello.declared_at, each
                     if before != each:
                         newer[name] = each
-        if len(self._declared) > RESOURCES_MAX:
-            return False
         specs = [each for each in newer.values() if isinstance(each, ResourceSpec)]
         classes = {each.name: each for each in newer.values() if isinstance(each, SLA)}
         if newer:

@@ -1,7 +1,8 @@
 """The permits of resources: what a process asks of the limits, and the answers. Obligations of every adapter:
 
 R1 A permit is asked for once, by an id of its own, and its asker gets exactly one of `Granted` and `Refused`;
-   before that, any number of `Waits`. After `withdraw` it gets nothing more.
+   before that, any number of `Waits`. After `withdraw` it gets nothing more, but for an answer that another thread is
+   giving at that moment.
 R2 At no time do more permits exist than `concurrency`, over all processes that share the limits; in no window do more
    calls than its rate count, from the moment of `written` (or of the grant, until that is known) plus a margin.
 R3 A permit ends with `done`, with `withdraw`, or with the process that holds it: nothing else keeps it.

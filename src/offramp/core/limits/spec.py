@@ -17,6 +17,8 @@ SHARE_DEFAULT = 0.05
 RESERVE_DEFAULT = 0.2
 MIN_CALLS_MAX = 1_000
 CONCURRENCY_MAX = 100_000
+RESOURCES_MAX = 1_000
+"""Resources of an app, and of all processes of a data directory."""
 """The largest number of calls at once to a resource."""
 WINDOWS_MAX = 8
 """Windows of calls, and of tokens, of one resource."""
