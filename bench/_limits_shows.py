@@ -194,11 +194,11 @@ class Bounded(msgspec.Struct, frozen=True):
     bound_s: float
 
 
-def flood(cell: Cell, share: float) -> Bounded:
+def flood(cell: Cell, share: float, lasts_s: float = FLOOD_S) -> Bounded:
     """Interactive runs at twice what the limits carry, and batch runs that come once these wait."""
     allowed = cell.allowed
     per_s = allowed.rates[1].limit / allowed.rates[1].seconds
-    steady = [Run(number / (2 * per_s), INTERACTIVE) for number in range(round(2 * per_s * FLOOD_S))]
+    steady = [Run(number / (2 * per_s), INTERACTIVE) for number in range(round(2 * per_s * lasts_s))]
     load = steady + [Run(FLOODED_S, BATCH, "A") for _ in range(FLOOD_WAITING)]
     sla = SLA(BATCH, budget=0, priority=-1, queue_limit=FLOOD_WAITING, share=share)
     spec = msgspec.structs.replace(cell.spec(), share=share)

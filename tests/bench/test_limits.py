@@ -22,6 +22,7 @@ from bench._limits_shows import (
     inversion,
     killed,
     overdeclared,
+    row,
     rows,
     simulation,
 )
@@ -103,7 +104,7 @@ def test_tokens_are_kept_too(cell):
 
 @pytest.mark.parametrize("share", [0.05, 0.1])
 def test_no_batch_run_waits_longer_than_its_bound(share):
-    shown = flood(Cell(burst(), 5.7), share)
+    shown = flood(Cell(burst(), 5.7), share, lasts_s=200.0)
     assert 0.9 * shown.bound_s <= shown.waited_s_max <= 1.05 * shown.bound_s
 
 
@@ -124,7 +125,8 @@ def test_an_outage_and_a_slow_provider_beside_a_spare_one(slow):
 
 
 def test_the_same_seed_shows_the_same(cell):
-    first, again = (rows(cell, [OURS])[1] for _ in range(2))
+    both = cell.load.interactive + cell.load.batch
+    first, again = (row(cell, OURS, both, 1.0) for _ in range(2))
     assert first == again
 
 

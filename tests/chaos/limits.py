@@ -27,6 +27,8 @@ from tests.chaos.serving import GUARD_S
 APP = Path(__file__).with_name("limited.py")
 RATES = ("20/s", "100/10s")
 """Few enough that calls wait for each of them."""
+BUSY_RATES, BUSY_ALLOWED = ("40/2s", "100/10s"), ("40/s", "100/9s")
+"""What is declared, and what the provider allows, where a request may arrive up to a second after it was written."""
 CONCURRENCY = 8
 HARM = {
     "coordinator": 30,
@@ -53,16 +55,17 @@ class LimitsCampaign(Campaign):
     def __init__(self, home: Path, seed: int, kills: int, *, patient: bool = False) -> None:
         super().__init__(home, seed, kills, patient=patient, app=APP, harms=HARM)
         self.recovery_s = GUARD_S  # what is left has to wait for its permits
+        self.declared, self.allowed = (BUSY_RATES, BUSY_ALLOWED) if patient else (RATES, RATES)
         self.provider: Provider | None = None
         self.stats: dict[str, Any] = {}
 
     async def run(self) -> list[str]:
         """The violations."""
-        rates = [word for rate in RATES for word in ("--rate", rate)]
+        rates = [word for rate in self.allowed for word in ("--rate", rate)]
         with providing(*rates, "--concurrency", str(CONCURRENCY)) as self.provider:
             self.serving.variables = {
                 "CHAOS_PROVIDER": self.provider.url,
-                "CHAOS_RATES": " ".join(RATES),
+                "CHAOS_RATES": " ".join(self.declared),
                 "CHAOS_CONCURRENCY": str(CONCURRENCY),
                 "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
             }

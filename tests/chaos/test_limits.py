@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos.limits import LimitsCampaign
 
-KILLS = 12
+KILLS = 8
 
 
 @pytest.mark.timeout(400)

@@ -14,7 +14,7 @@ from offramp.execution.context import current
 from offramp.ports.limits import Done, Granted, Refused
 from offramp.testing import FakeClock
 from tests.permits import Toy, uses
-from tests.permitted import LANES, opened
+from tests.permitted import APPS, LANES, opened
 from tests.support import (
     Signal,
     eventually,
@@ -30,7 +30,7 @@ from tests.support import (
 @pytest.mark.parametrize("lane", LANES)
 async def test_a_foretold_wait_beyond_the_budget_demotes_at_once_and_the_run_waits_on(tmp_path, lane):
     clock, limits = FakeClock(), Toy(expected_s=90.0, api=0)
-    async with opened(tmp_path, limits, clock=clock) as runtime:
+    async with opened(tmp_path, limits, app=APPS[lane], clock=clock) as runtime:
         handle = await runtime.start("fast", lane=lane)
         seen = await reach(handle, "run.demoted")
         assert seen[-1].data["reason"] == "predicted"

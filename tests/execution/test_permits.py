@@ -16,7 +16,7 @@ from offramp.paths.local import LocalRuntime
 from offramp.ports.limits import Done
 from offramp.testing import FakeClock
 from tests.permits import Toy, uses
-from tests.permitted import LANES, app, opened
+from tests.permitted import APPS, LANES, here, opened
 from tests.support import (
     Signal,
     assert_one_log,
@@ -35,7 +35,7 @@ from tests.support import (
 @pytest.mark.parametrize("pipeline", ["fast", "deep"])
 async def test_a_step_begins_with_its_permit_and_gives_it_back(tmp_path, lane, pipeline):
     limits = Toy(api=0)
-    async with opened(tmp_path, limits) as runtime:
+    async with opened(tmp_path, limits, app=APPS[lane]) as runtime:
         handle = await runtime.start(pipeline, lane=lane)
         await limits.waits.wait()
         document = await handle.document()
@@ -169,7 +169,7 @@ async def test_an_attempt_that_is_over_gives_up_what_its_code_still_waits_for(tm
 @pytest.mark.parametrize("lane", LANES)
 async def test_a_cancelled_run_gives_its_place_up(tmp_path, pipeline, lane):
     limits = Toy(api=0)
-    async with opened(tmp_path, limits) as runtime:
+    async with opened(tmp_path, limits, app=APPS[lane]) as runtime:
         handle = await runtime.start(pipeline, lane=lane)
         await limits.waits.wait()
         await handle.cancel()
@@ -209,8 +209,8 @@ async def test_a_run_that_is_cancelled_in_a_step_gives_its_permit_back(tmp_path)
 async def test_a_drain_takes_a_waiting_step_along_and_it_asks_again_for_the_same_run(tmp_path, lane):
     full, roomy = Toy(api=0), Toy(api=1)
     async with (
-        member(app, tmp_path, "worker", owner="w", limits=roomy, processes=1) as worker,
-        member(app, tmp_path, "gateway", owner="g", limits=full, processes=1) as gateway,
+        member(APPS[lane], tmp_path, "worker", owner="w", limits=roomy, processes=1) as worker,
+        member(APPS[lane], tmp_path, "gateway", owner="g", limits=full, processes=1) as gateway,
     ):
         handle = await LocalRuntime(gateway).start("fast", lane=lane)
         await full.waits.wait()
@@ -304,7 +304,7 @@ async def test_a_replay_asks_for_no_permit_of_a_finished_step(tmp_path):
 
 async def test_a_lost_lease_gives_a_place_up(tmp_path):
     clock, limits = FakeClock(), Toy(api=0)
-    async with member(app, tmp_path, "local", limits=limits, clock=clock, processes=1) as service:
+    async with member(here, tmp_path, "local", limits=limits, clock=clock, processes=1) as service:
         handle = await LocalRuntime(service).start("deep", lane="loop")
         await limits.waits.wait()
         service.live.lost(service.live.get(handle.id).lease)
@@ -445,7 +445,7 @@ async def test_a_branch_that_the_body_gives_up_gives_its_place_up(tmp_path):
 @pytest.mark.parametrize("lane", LANES)
 async def test_the_end_of_the_budget_demotes_a_run_that_waits_and_delays_nothing(tmp_path, lane):
     clock, limits = FakeClock(), Toy(api=0)
-    async with opened(tmp_path, limits, clock=clock) as runtime:
+    async with opened(tmp_path, limits, app=APPS[lane], clock=clock) as runtime:
         handle = await runtime.start("fast", lane=lane)
         await limits.waits.wait()
         clock.advance(60.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 
 import anthropic
@@ -73,9 +74,14 @@ def by_requests(url, timeout=30.0):
     requests.post(url, timeout=timeout).raise_for_status()
 
 
+@functools.cache
+def session():
+    """One reads what services look like once."""
+    return botocore.session.Session()
+
+
 def by_botocore(url, timeout=30.0):
-    session = botocore.session.Session()
-    client = session.create_client(
+    client = session().create_client(
         "bedrock-runtime",
         region_name="us-east-1",
         endpoint_url=url,

@@ -59,9 +59,9 @@ def noted(tmp_path):
 
 
 @contextlib.contextmanager
-def serving(folder, workers=2, **settings):
+def serving(folder, workers=2, drain_s=20, **settings):
     variables = {"OFFRAMP_LEASE": "60", "OFFRAMP_POLL": "0.1", "OFFRAMP_TEST_FOLDER": str(folder), **settings}
-    options = ["--port", "0", "--workers", str(workers), "--drain-timeout", "20"]
+    options = ["--port", "0", "--workers", str(workers), "--drain-timeout", str(drain_s)]
     with running("serve", str(APP), *options, cwd=folder, env=variables) as command, leaves_none_behind(command):
         url = command.wait_for(r"at (http://[\d.:]+),")[1]
         for _ in range(workers):
@@ -150,7 +150,7 @@ def test_a_high_one_is_next_although_low_ones_have_waited(tmp_path, noted):
 
 
 def test_a_drain_gives_everything_back(tmp_path, noted):
-    with serving(tmp_path) as (command, web):
+    with serving(tmp_path, drain_s=1) as (command, web):
         runs = [submit(web, "line", tag=f"r{number}") for number in range(4)]
         until(lambda: len(noted.begun()) == 1)
         noted.go(noted.begun()[0])

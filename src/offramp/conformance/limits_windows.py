@@ -57,7 +57,7 @@ async def _at_most_three(stage: LimitsStage, processes: list[Limits]) -> None:
 @case("R2")
 async def no_window_has_more_calls_than_its_rate(stage: LimitsStage) -> None:
     limits = await stage.declare(THREE_A_SECOND)
-    asked = [stage.ask(limits, on_granted=written) for _ in range(8)]
+    asked = [stage.ask(limits, on_granted=written) for _ in range(6)]
     for each in asked:
         await each.grant()
     assert_apart(asked, 3, 1.0)
@@ -67,7 +67,7 @@ async def no_window_has_more_calls_than_its_rate(stage: LimitsStage) -> None:
 async def no_window_has_more_calls_of_all_processes(stage: LimitsStage) -> None:
     first = await stage.declare(THREE_A_SECOND)
     second = await stage.join()
-    asked = [stage.ask(limits, on_granted=written) for limits in (first, second) for _ in range(4)]
+    asked = [stage.ask(limits, on_granted=written) for limits in (first, second) for _ in range(3)]
     for each in asked:
         await each.grant()
     assert_apart(asked, 3, 1.0)
@@ -111,7 +111,7 @@ async def a_permit_that_was_not_used_counts_for_nothing(stage: LimitsStage) -> N
 @case("R2")
 async def no_window_has_more_tokens_than_its_limit(stage: LimitsStage) -> None:
     limits = await stage.declare(ResourceSpec(RESOURCE, tokens=(Rate(10, 1),)))
-    asked = [stage.ask(limits, tokens=4, on_granted=written) for _ in range(5)]
+    asked = [stage.ask(limits, tokens=4, on_granted=written) for _ in range(4)]
     for each in asked:
         await each.grant()
     assert_apart(asked, 2, 1.0)
@@ -237,11 +237,11 @@ async def limits_that_nothing_takes_over_say_so(stage: LimitsStage) -> None:
 async def three_deaths_under_load_exceed_nothing(stage: LimitsStage) -> None:
     first = await stage.declare(ResourceSpec(RESOURCE, concurrency=4, rates=(Rate(20, 1),)))
     processes = [first, await stage.join()]
-    asked = [stage.ask(processes[number % 2], on_granted=written) for number in range(80)]
+    asked = [stage.ask(processes[number % 2], on_granted=written) for number in range(60)]
     for served in (15, 30, 45):
         await until(lambda served=served: sum(each.is_final for each in asked) >= served)
         await stage.site.crash()
     for each in asked:
         await each.grant()
     assert_apart(asked, 20, 1.0)
-    assert [len(each.of(Granted)) for each in asked] == [1] * 80
+    assert [len(each.of(Granted)) for each in asked] == [1] * 60

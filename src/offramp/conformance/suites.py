@@ -198,10 +198,17 @@ async def run_blobs(harness: BlobsHarness, patience_s: float = PATIENCE_DEFAULT_
     return report
 
 
-async def run_limits(harness: LimitsHarness, patience_s: float = PATIENCE_DEFAULT_S) -> Report:
+async def run_limits(
+    harness: LimitsHarness, patience_s: float = PATIENCE_DEFAULT_S, cases: Sequence[Case[LimitsStage]] | None = None
+) -> Report:
     """Prove the obligations of the limits port; see `run_store`."""
     report = Report(harness.name, harness.capabilities, limits_obligations())
-    await _run(report, harness, limits_cases(), lambda case: prove_limits(case, harness, patience_s))
+    await _run(
+        report,
+        harness,
+        limits_cases() if cases is None else cases,
+        lambda case: prove_limits(case, harness, patience_s),
+    )
     return report
 
 

@@ -46,7 +46,7 @@ async def test_concurrency_windows_and_order_hold_over_three_workers(url, tmp_pa
         gateway = await stack.enter_async_context(member(app, tmp_path, "gateway", owner="g", **made))
         await eventually(lambda: gateway.engine.connection.known)
         runtime = LocalRuntime(gateway)
-        low = [await runtime.start("line", tag=f"low{number}") for number in range(40)]
+        low = [await runtime.start("line", tag=f"low{number}") for number in range(20)]
         await eventually(lambda: len(CALLS) >= PER_S)
         high = [
             await runtime.submit(Submission(pipeline="line", input=b'{"tag":"high%d"}' % number, sla="high"))
@@ -58,9 +58,9 @@ async def test_concurrency_windows_and_order_hold_over_three_workers(url, tmp_pa
         worked = {event.data["worker"] for handle in low for event in of(await log_of(handle), "run.resumed")}
         assert all(service.live.count("deep") == 0 for service in workers), worked
     times = sorted(at for at, _ in CALLS)
-    assert len(times) == 43
+    assert len(times) == 23
     assert SEEN["most"] <= CONCURRENCY
     # What is counted is when the call is made: a window holds a few milliseconds less than a second of it.
     assert all(later - first > 0.95 for first, later in zip(times, times[PER_S:], strict=False))
     last = max(behind.index(f"high{number}") for number in range(3))
-    assert sum(tag.startswith("low") for tag in behind[:last]) < 40
+    assert sum(tag.startswith("low") for tag in behind[:last]) < 20

@@ -14,14 +14,16 @@ import sys
 import redis
 
 from offramp.core.limits.spec import resource_spec
-from offramp.limits.redis import RedisLimits
+from offramp.limits.redis import RedisLimits, scripts
 from offramp.ports.limits import Ask, Done, Granted
 from offramp.stores.redis.address import Address
+from tests.limits.redis.processes import SOON_S
 
 OPEN = 5
 
 
 def main(url, counter, calls, spec):
+    scripts.CONSTANTS["QUIET_S"] = SOON_S
     port, key = counter.split(":", 1)
     limits = RedisLimits(Address.parse(url), [resource_spec("openai", **json.loads(spec))], {})
     granted = queue.SimpleQueue()

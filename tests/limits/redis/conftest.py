@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from offramp.limits.redis import scripts
 from tests import valkey
-from tests.limits.redis.processes import Place
+from tests.limits.redis.processes import SOON_S, Place
 from tests.stores.redis.line import Line
 
 
@@ -11,6 +12,12 @@ from tests.stores.redis.line import Line
 def _needs_valkey():
     if missing := valkey.missing():
         pytest.skip(missing)
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch):
+    """Processes are heard within a moment here."""
+    monkeypatch.setitem(scripts.CONSTANTS, "QUIET_S", SOON_S)
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from tests.support import GUARD_S, eventually
 
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "openai"
+SOON_S = 1.5
+"""In the place of `QUIET_S`."""
 
 
 def limit(**given):

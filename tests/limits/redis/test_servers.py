@@ -7,18 +7,12 @@ import asyncio
 import pytest
 
 from offramp.errors import StoreError
-from offramp.limits.redis import adapter, scripts
+from offramp.limits.redis import adapter
 from offramp.ports.limits import Done
 from tests.limits.redis.processes import limit
 from tests.support import eventually
 
 FORGETS = ("--appendonly", "no")
-
-
-@pytest.fixture
-def _soon(monkeypatch):
-    """Processes are heard within a moment here."""
-    monkeypatch.setitem(scripts.CONSTANTS, "QUIET_S", 1.5)
 
 
 async def test_a_server_that_comes_later_is_waited_for(a_server, place_at, caplog):
@@ -34,7 +28,6 @@ async def test_a_server_that_comes_later_is_waited_for(a_server, place_at, caplo
     assert "are back" in caplog.text
 
 
-@pytest.mark.usefixtures("_soon")
 async def test_a_server_that_lost_its_data_learns_what_is_held_and_was_called(a_server, place_at):
     server = a_server(*FORGETS)
     place = place_at(server)
@@ -64,7 +57,6 @@ async def _counts(place, limits, in_use, used):
     return level.in_use == in_use and [window.used for window in level.windows] == used
 
 
-@pytest.mark.usefixtures("_soon")
 async def test_a_server_that_forgot_everything_grants_nothing_to_newcomers_before_others_told(a_server, place_at):
     server = a_server(*FORGETS)
     place = place_at(server)
@@ -109,7 +101,6 @@ async def _used(place, limits, count):
     return (await place.level(limits)).windows[0].used == count
 
 
-@pytest.mark.usefixtures("_soon")
 async def test_a_restart_from_a_copy_counts_what_was_called_since_the_copy(a_server, place_at, monkeypatch):
     monkeypatch.setattr(adapter, "LATE_S", 0.0)  # the copy is older than that
     server = a_server(*FORGETS)
