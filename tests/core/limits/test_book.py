@@ -370,3 +370,13 @@ def test_other_limits_hold_from_their_declaration_on():
         w.end(name)
     w.passes(60.06)
     assert granted(w, names[11]) == [True]
+
+
+def test_tokens_that_are_declared_anew_have_none_left_of_calls_that_ended_meanwhile():
+    with_tokens, without = resource(tokens="100/min", concurrency=9), resource(concurrency=9)
+    book = Book([with_tokens], {})
+    book.ask(0.0, "a", Ask(id="u", resource="r", tokens=60))
+    book.declare(1.0, [without], {})
+    book.done(2.0, "a", "u", Done())
+    book.declare(3.0, [with_tokens], {})
+    assert [window.used for window in book.levels(3.0)[0].windows] == [0]

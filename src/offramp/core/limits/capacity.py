@@ -208,6 +208,8 @@ class Capacity:
             self.tokens.note(now, used, reserved)
             if used:
                 self.amount.add(used)
+        else:  # they were declared no more while it ran
+            self.tokens.open -= reserved
 
     def blocks(self, until: float) -> None:
         """No process calls before; the later of two such times holds."""
