@@ -71,6 +71,8 @@ class Gate:
         """Until when the resource is blocked, as its waiters know it."""
         self._granted_at: dict[str, float] = {}
         """By class, when it was granted something last."""
+        self._served_until: dict[str, float] = {}
+        """By lower class, for how long what it was granted in its turn is its share of all calls."""
         self._calls: Counter[str] = Counter()
         self._used = 0
         self._refusal: tuple[float, str] | None = None
@@ -156,13 +158,15 @@ class Gate:
         self.capacity.pass_to(now)
         found: list[tuple[Waiting, Permit | Refused]] = []
         late: set[str] | None = None
+        owed: set[str] = set()
         while self.waits.entries:
             if self.capacity.lacks(0) is not None:  # nothing may go, whatever is next
                 self.due = self.capacity.free_at(now, 0)
                 break
             if late is None:
                 late = self.waits.overdue(now)
-            entry = self.waits.first(late)
+                owed = {sla for sla in late if self._served_until.get(sla, now) <= now}
+            entry = self.waits.first(owed)
             part = self._part(entry, late)
             lacks = self.capacity.lacks(entry.tokens, part) is not None
             if lacks and not self._has_turn(now, entry, part):
@@ -173,16 +177,18 @@ class Gate:
                 self.waits.remove(entry)
                 found.append((entry, refused))
                 continue
-            self.waits.take(entry, late)
+            self.waits.take(entry, owed)
             if lacks:
                 self.waits.spend(entry.waiter.sla)
-            found.append((entry, self.begin(now, entry)))
+            found.append((entry, self.begin(now, entry, extra=lacks or part == ALL)))
             if entry.waiter.sla in late:
                 late = None
         return found
 
-    def begin(self, now: float, entry: Waiting) -> Permit:
-        """Grant: the call counts from now on."""
+    def begin(self, now: float, entry: Waiting, *, extra: bool = False) -> Permit:
+        """Grant: the call counts from now on. It is `extra` if a lower class gets it by its share."""
+        if not extra and self._is_lower(entry):
+            self._serve(now, entry.waiter.sla)
         self.capacity.begins(now, entry.tokens)
         priority = entry.waiter.priority
         if self.highest is None or priority > self.highest:
@@ -218,12 +224,25 @@ class Gate:
         """Whether an entry may use what is left free of lower classes, as its class had less than its share lately."""
         return part == OVERDUE and self._turn_at(entry) <= now and self.capacity.lacks(entry.tokens) is None
 
+    def _serve(self, now: float, sla: str) -> None:
+        """A lower class is granted something in its turn, which is a part of its share.
+
+        It had that in advance for no longer than `patience`, so that what begins to wait now is owed nothing later than
+        if there had been nothing before.
+        """
+        rate = self.capacity.rate()
+        if rate:
+            until = max(now, self._served_until.get(sla, now)) + 1 / (self.spec.share * rate)
+            self._served_until[sla] = min(until, now + self.classes.get(sla, DEFAULT_CLASS).patience)
+
     def _turn_at(self, entry: Waiting) -> float:
-        """When the last grant to a class is so long ago that its share of all calls would be another one."""
+        """When a class has had so little that its share of all calls would be another one."""
         rate = self.capacity.rate()
         if not rate:
             return math.inf
-        return self._granted_at.get(entry.waiter.sla, -math.inf) + 1 / (self.spec.share * rate)
+        sla = entry.waiter.sla
+        last = self._granted_at.get(sla, -math.inf) + 1 / (self.spec.share * rate)
+        return max(last, self._served_until.get(sla, last))
 
     def _is_lower(self, entry: Waiting) -> bool:
         return not entry.holds and self.highest is not None and entry.waiter.priority < self.highest

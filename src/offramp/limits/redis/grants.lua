@@ -156,7 +156,29 @@ end
 
 -- Grants.
 
-local function begin_permit(r, w)
+-- A lower class is granted something in its turn, which is a part of its share, in advance for its patience at most.
+local function serve(r, class)
+  local rate = rate_of(r)
+  if not rate or rate == 0 then return end
+  local until_ = math.max(NOW, r.s.served[class] or NOW) + 1 / (r.spec.share * rate)
+  r.s.served[class] = math.min(until_, NOW + class_of(class).patience)
+end
+
+-- Of the overdue classes those that have not had their share in advance; nil if there is none.
+local function owed_of(r, overdue)
+  local found
+  for class in pairs(overdue or {}) do
+    if (r.s.served[class] or NOW) <= NOW then
+      found = found or {}
+      found[class] = true
+    end
+  end
+  return found
+end
+
+-- A grant; `extra` if a lower class gets it by its share.
+local function begin_permit(r, w, extra)
+  if not extra and is_lower(r, w) then serve(r, w.class) end
   begins(r, w.tokens)
   if not r.s.highest or w.priority > r.s.highest then r.s.highest = w.priority end
   r.s.granted[w.class] = NOW
@@ -180,11 +202,12 @@ local function part_of(r, w, overdue)
   return overdue and overdue[w.class] and OVERDUE or LOWER
 end
 
--- When the last grant to a class is so long ago that its share of all calls would be another one.
+-- When a class has had so little that its share of all calls would be another one.
 local function turn_at(r, w)
   local rate = rate_of(r)
   if not rate or rate == 0 then return math.huge end
-  return (r.s.granted[w.class] or -math.huge) + 1 / (r.spec.share * rate)
+  local last = (r.s.granted[w.class] or -math.huge) + 1 / (r.spec.share * rate)
+  return math.max(last, r.s.served[w.class] or last)
 end
 
 -- Whether a waiter may use what is left free of lower classes, as its class had less than its share lately.
@@ -221,24 +244,27 @@ local function advance(r)
     return
   end
   pass(r)
-  local overdue, looked = nil, false
+  local overdue, owed, looked = nil, nil, false
   for _ = 1, C.GRANTS_MAX do
     if r.s.waits == 0 then return end
     if lacks(r, 0, ALL) then  -- nothing may go, whatever is next
       r.s.due = free_at(r, 0, ALL)
       return
     end
-    if not looked then overdue, looked = overdue_of(r), true end
-    local chosen = next_of(r, overdue)
+    if not looked then
+      overdue, looked = overdue_of(r), true
+      owed = owed_of(r, overdue)
+    end
+    local chosen = next_of(r, owed)
     local w = load_waiter(r, chosen.id)
     local part = part_of(r, w, overdue)
     local short = lacks(r, w.tokens, part)
     if short and not has_turn(r, w, part) then return wake(r, w, part) end
-    charge(r, chosen, overdue)
+    charge(r, chosen, owed)
     if short then r.s.earned[w.class] = math.max(0, (r.s.earned[w.class] or 0) - 1) end  -- it went beside the order
     remove_waiter(r, w)
     forget(r, w)
-    begin_permit(r, w)
+    begin_permit(r, w, short or part == ALL)
     if overdue and overdue[w.class] then looked = false end
   end
   r.s.due = NOW

@@ -49,7 +49,7 @@ end
 local function new_state()
   return {
     held = 0, waits = 0, scale = 1, blocked = 0, cut = -1, said = 0, held_s = {0, 0},
-    amount = {0, 0}, first = {}, rest = {}, earned = {}, granted = {}, ended = {}, used = 0,
+    amount = {0, 0}, first = {}, rest = {}, earned = {}, granted = {}, served = {}, ended = {}, used = 0,
     kept = {0, 0},  -- permits that waiters keep, and their tokens: at most, as one that two keep counts twice
   }
 end
