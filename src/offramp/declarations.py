@@ -232,7 +232,7 @@ class Declarations:
                 hold at the same time. Windows slide: no span of that length has more.
             tokens: tokens in a window, such as `"200k/min"`, input and output together.
             share: the part of the calls, from 0 to below 1, that goes to a lower class while its oldest waiter has
-                waited longer than the `patience` of its class.
+                waited longer than the `patience` of its class. Calls that it had in its turn count, for 10 s at most.
             reserve: the part of every limit, from 0 to below 1, that lower classes leave free once a higher one has
                 used the resource; at least one call at a time is left to them. Of a window of 20 s or longer they take
                 a quarter of their part at once, and the rest at an even pace.

@@ -340,6 +340,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
                 "",
                 "tokens reserved for the first calls of a resource, if nothing else is known",
             ),
+            ("core.limits.gate:ADVANCE_S", "s", "for which a lower class has had its share in advance, at most"),
             ("core.limits.learned:STEPS_MAX", "", "steps whose tokens are learned, for each resource"),
             ("core.limits.learned:SAMPLES_MAX", "", "calls of a step from which its tokens are learned"),
             ("core.limits.learned:QUANTILE", "", "of the calls of a step need no more than is reserved"),

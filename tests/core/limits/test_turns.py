@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offramp.core.limits.capacity import PACE, PACED_FROM
+from offramp.core.limits.gate import ADVANCE_S
 from offramp.core.limits.messages import Granted, WaitingClass, Waits
 from offramp.core.order import longest_wait_s
 from offramp.core.sla import SLA
@@ -203,3 +204,26 @@ def test_foretold_waits_come_true_where_nothing_else_comes(rates, within):
     w.passes(1_000.0)
     for name, expected in foretold.items():
         assert expected == pytest.approx(w.waited[name], abs=within)
+
+
+def test_an_overdue_class_that_had_more_than_its_share_lately_lets_a_burst_go_first():
+    """Its share comes again once that is used up; within `ADVANCE_S`, whatever it had."""
+    w = World([resource(rate="10/s", share=0.1, reserve=0.2)], {"high": HIGH, "low": LOW})
+    w.instant = True
+    w.ask("b", 0, "r", sla="high")
+    for n in range(1, 900):
+        w.ask("a", n, "r", run=n)
+    w.passes(LOW.patience + 10)
+    begun = len(w.order)
+    for n in range(2000, 3000):
+        w.ask("b", n, "r", run=n, sla="high")
+    before = w.now
+
+    def low():
+        return sum(int(name.rpartition(":")[2]) < 2000 for name in w.order[begun:])
+
+    w.passes(ADVANCE_S - 1)
+    assert low() == 0
+    w.passes(60)
+    share = 0.1 * 10 / 1.05 * (w.now - before - ADVANCE_S)
+    assert low() == pytest.approx(share, abs=3)

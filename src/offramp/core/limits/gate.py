@@ -24,6 +24,10 @@ from offramp.core.limits.spec import ResourceSpec
 from offramp.core.order import longest_wait_s
 from offramp.core.sla import DEFAULT_CLASS, SLA
 
+ADVANCE_S = 10.0
+"""For how many seconds, at most, a lower class has had its share in advance by what it was granted in its turn. A burst of
+a higher class that comes then goes first without it for so long.
+"""
 TOKENS_DEFAULT = 1_000
 """What is reserved for a call of which nothing is known, as long as no call of its resource has ended."""
 
@@ -225,24 +229,22 @@ class Gate:
         return part == OVERDUE and self._turn_at(entry) <= now and self.capacity.lacks(entry.tokens) is None
 
     def _serve(self, now: float, sla: str) -> None:
-        """A lower class is granted something in its turn, which is a part of its share.
+        """A lower class is granted something in its turn, which is a part of its share, in advance for a while at most.
 
-        It had that in advance for no longer than `patience`, so that what begins to wait now is owed nothing later than
-        if there had been nothing before.
+        Never for longer than `patience`: what begins to wait now is due no later because of what was granted before.
         """
         rate = self.capacity.rate()
         if rate:
             until = max(now, self._served_until.get(sla, now)) + 1 / (self.spec.share * rate)
-            self._served_until[sla] = min(until, now + self.classes.get(sla, DEFAULT_CLASS).patience)
+            advance_s = min(ADVANCE_S, self.classes.get(sla, DEFAULT_CLASS).patience)
+            self._served_until[sla] = min(until, now + advance_s)
 
     def _turn_at(self, entry: Waiting) -> float:
-        """When a class has had so little that its share of all calls would be another one."""
+        """When the last grant to a class is so long ago that its share of all calls would be another one."""
         rate = self.capacity.rate()
         if not rate:
             return math.inf
-        sla = entry.waiter.sla
-        last = self._granted_at.get(sla, -math.inf) + 1 / (self.spec.share * rate)
-        return max(last, self._served_until.get(sla, last))
+        return self._granted_at.get(entry.waiter.sla, -math.inf) + 1 / (self.spec.share * rate)
 
     def _is_lower(self, entry: Waiting) -> bool:
         return not entry.holds and self.highest is not None and entry.waiter.priority < self.highest

@@ -156,12 +156,12 @@ end
 
 -- Grants.
 
--- A lower class is granted something in its turn, which is a part of its share, in advance for its patience at most.
+-- A lower class is granted something in its turn, which is a part of its share, in advance for a while at most.
 local function serve(r, class)
   local rate = rate_of(r)
   if not rate or rate == 0 then return end
   local until_ = math.max(NOW, r.s.served[class] or NOW) + 1 / (r.spec.share * rate)
-  r.s.served[class] = math.min(until_, NOW + class_of(class).patience)
+  r.s.served[class] = math.min(until_, NOW + math.min(C.ADVANCE_S, class_of(class).patience))
 end
 
 -- Of the overdue classes those that have not had their share in advance; nil if there is none.
@@ -202,12 +202,11 @@ local function part_of(r, w, overdue)
   return overdue and overdue[w.class] and OVERDUE or LOWER
 end
 
--- When a class has had so little that its share of all calls would be another one.
+-- When the last grant to a class is so long ago that its share of all calls would be another one.
 local function turn_at(r, w)
   local rate = rate_of(r)
   if not rate or rate == 0 then return math.huge end
-  local last = (r.s.granted[w.class] or -math.huge) + 1 / (r.spec.share * rate)
-  return math.max(last, r.s.served[w.class] or last)
+  return (r.s.granted[w.class] or -math.huge) + 1 / (r.spec.share * rate)
 end
 
 -- Whether a waiter may use what is left free of lower classes, as its class had less than its share lately.

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from offramp.core.limits import capacity, learned
 from offramp.core.limits.book import BLOCKED_SAID_S, WAITERS_MAX
-from offramp.core.limits.gate import AFTER_S, TOKENS_DEFAULT
+from offramp.core.limits.gate import ADVANCE_S, AFTER_S, TOKENS_DEFAULT
 from offramp.core.limits.spec import ResourceSpec
 from offramp.core.limits.windows import MARGIN_S, slot_s
 from offramp.core.order import DUE, SPARE
@@ -72,6 +72,7 @@ CONSTANTS = {
     "BLOCKED_SAID_S": BLOCKED_SAID_S,
     "WAITERS_MAX": WAITERS_MAX,
     "TOKENS_DEFAULT": TOKENS_DEFAULT,
+    "ADVANCE_S": ADVANCE_S,
     "AFTER_S": AFTER_S,
     "SAMPLES_MAX": learned.SAMPLES_MAX,
     "STEPS_MAX": learned.STEPS_MAX,
