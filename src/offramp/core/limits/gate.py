@@ -25,8 +25,8 @@ from offramp.core.order import longest_wait_s
 from offramp.core.sla import DEFAULT_CLASS, SLA
 
 ADVANCE_S = 10.0
-"""For how many seconds, at most, a lower class has had its share in advance by what it was granted in its turn. A burst of
-a higher class that comes then goes first without it for so long.
+"""For how many seconds, at most, a lower class has had its share in advance by what it was granted in its turn. A burst
+of a higher class that comes then goes first without it for so long.
 """
 TOKENS_DEFAULT = 1_000
 """What is reserved for a call of which nothing is known, as long as no call of its resource has ended."""
