@@ -214,33 +214,67 @@ async def test_an_attempt_that_ends_just_before_an_ask_is_heard_keeps_no_permit(
     assert limits.in_use == 0
 
 
-async def test_a_stream_that_outlives_its_step_keeps_its_permit(app, limits, provider, tmp_path):
+async def left_open(openai, provider):
+    client = openai.async_http_client()
+    return client, await client.send(client.build_request("GET", provider.url), stream=True)
+
+
+async def test_a_stream_that_a_step_leaves_open_is_closed_when_it_ends(app, limits, provider, tmp_path):
     openai = app.resource("openai", rate="500/min")
-    goes_on = Signal()
-    provider.replies.append(streamed("a", "b", goes_on=goes_on))
+    provider.replies.append(streamed("a", "b", goes_on=Signal()))
     left = []
 
     @app.step(uses=openai)
     async def ask() -> None:
-        client = openai.async_http_client()
-        left.append((client, await client.send(client.build_request("GET", provider.url), stream=True)))
-
-    @app.step
-    async def read() -> list[int]:
-        ((client, response),) = left
-        seen = [limits.in_use]
-        goes_on.set()
-        await response.aread()
-        await client.aclose()
-        return [*seen, limits.in_use]
+        left.append(await left_open(openai, provider))
+        await anext(left[0][1].aiter_raw())
 
     @app.pipeline
-    async def line() -> list[int]:
+    async def line() -> None:
         await ask()
-        return await read()
+        await eventually(lambda: limits.in_use == 0)
 
     async with running(app, tmp_path, limits) as runtime:
-        assert await result_of(await runtime.start("line")) == [1, 0]
+        await result_of(await runtime.start("line"))
+    assert [done.how for done in limits.dones] == ["cancelled"]
+    await eventually(lambda: provider.left == 1)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+async def test_a_plain_stream_that_a_step_leaves_open_is_closed_when_it_ends(app, limits, provider, tmp_path, reads):
+    openai = app.resource("openai", rate="500/min")
+    goes_on, reading, ended = Signal(), threading.Event(), []
+    provider.replies.append(streamed("a", "b", goes_on=goes_on))
+
+    def rest(parts):
+        reading.set()
+        try:
+            list(parts)
+        except ResourceBusy as error:
+            ended.append(str(error))
+
+    @app.step(uses=openai)
+    def ask() -> None:
+        client = openai.http_client()
+        response = client.send(client.build_request("GET", provider.url), stream=True)
+        parts = response.iter_raw()
+        next(parts)
+        ended.append(response)
+        if reads:
+            threading.Thread(target=rest, args=(parts,)).start()
+            reading.wait(GUARD_S)
+
+    @app.pipeline
+    async def line() -> None:
+        await ask()
+
+    async with running(app, tmp_path, limits) as runtime:
+        await result_of(await runtime.start("line"))
+        if reads:  # it keeps its permit while its thread waits for the provider
+            goes_on.set()
+            await eventually(lambda: ended[1:] == ["the step that reads this answer is over"])
+        await eventually(lambda: limits.in_use == 0)
+        await eventually(lambda: provider.open == 0)
 
 
 async def test_a_refusal_within_a_step_is_the_steps_failure(app, limits, provider, tmp_path):

@@ -68,6 +68,7 @@ class Borrower(Holder):
         self._first = first
         self._has_token = False
         self._untaken = dict(loan.permits)
+        self._open: dict[str, Callable[[], object]] = {}
         self._numbers = itertools.count()
         self._limits = _Routed(limits, {held.id for held in loan.permits.values()}, self._tell)
 
@@ -133,6 +134,19 @@ class Borrower(Holder):
             yield lambda answer: self._tell(Waited(number, ask.resource, answer))
         finally:
             self._tell(Waited(number, ask.resource))
+
+    def opened(self, permit_id: str, close: Callable[[], object]) -> None:
+        """An answer is read from here on, until the attempt is over."""
+        self._open[permit_id] = close
+
+    def closed(self, permit_id: str) -> None:
+        """It is read no further."""
+        self._open.pop(permit_id, None)
+
+    def close(self) -> None:
+        """The attempt is over: close what is still read, before its permit is given back."""
+        for close in list(self._open.values()):
+            close()
 
     def first_byte(self, resource: str) -> None:
         """The first token of an answer has come."""

@@ -1,14 +1,15 @@
 """What an attempt holds and asks of resources while its code runs: in a thread or a task, any number at once.
 
 The permits of `uses=` are there before it begins; the first request to a resource takes one over, and further ones ask
-anew. When the attempt is over, it gives back what no request has taken over, and gives up what is still asked for.
+anew. When the attempt is over, it gives back what no request has taken over, gives up what is still asked for, and
+closes the answers that nobody has read to their end: a stream is of no use once its step is over.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Self
 
 from offramp.execution.reports import Report
@@ -84,6 +85,7 @@ class AttemptHolder(Holder):
         self._new_id = new_id
         self._lock = threading.Lock()
         self._waits: dict[object, Callable[[], object]] = {}
+        self._open: dict[str, Callable[[], object]] = {}
         self._is_closed = False
 
     @property
@@ -163,14 +165,33 @@ class AttemptHolder(Holder):
             self._waits.pop(mark, None)
             report.over()
 
+    def opened(self, permit_id: str, close: Callable[[], object]) -> None:
+        """An answer is read from here on, until the attempt is over."""
+        with self._lock:
+            closed = self._is_closed
+            if not closed:
+                self._open[permit_id] = close
+        if closed:
+            self._end((close,))
+
+    def closed(self, permit_id: str) -> None:
+        """It is read no further."""
+        self._open.pop(permit_id, None)
+
+    def _end(self, closes: Iterable[Callable[[], object]]) -> None:
+        """Not on this thread, as a plain stream may take its time to close."""
+        for close in closes:
+            self.clock.call_at(self.clock.monotonic(), close)
+
     def first_byte(self, resource: str) -> None:
         """The first token of an answer has come."""
         self._attempt.first_token()
 
     def close(self) -> None:
-        """The attempt is over: no code needs what is still asked for."""
+        """The attempt is over: no code needs what is still asked for, nor what is still read."""
         with self._lock:
             self._is_closed = True
-            waits = list(self._waits.values())
+            waits, closes = list(self._waits.values()), list(self._open.values())
         for give_up in waits:
             give_up()
+        self._end(closes)

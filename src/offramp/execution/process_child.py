@@ -106,6 +106,8 @@ class RemoteAttempt:
 
     def close(self) -> None:
         """The attempt is over."""
+        if self.holder is not None:
+            self.holder.close()
         with self._lock:
             self._is_over = True
 

@@ -181,5 +181,11 @@ class Holder(Protocol):
             what to call with each `Waits`, from any thread.
         """
 
+    def opened(self, permit_id: str, close: Callable[[], object]) -> None:
+        """An answer is read from here on; `close` ends that, from any thread, if the attempt is over before."""
+
+    def closed(self, permit_id: str) -> None:
+        """It is read no further."""
+
     def first_byte(self, resource: str) -> None:
         """The first token of an answer has come, or the first byte where it has no tokens."""

@@ -5,7 +5,7 @@ Told by a transport what happens, in order; does no I/O, so plain and async tran
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from offramp.core.limits.raised import verdict_of_error
@@ -91,6 +91,10 @@ class Exchange:
             if self._status < 400:
                 self._holder.first_byte(self._resource)
 
+    def opened(self, close: Callable[[], object]) -> None:
+        """Its body is read from here on; `close` ends that, if the attempt is over before."""
+        self._holder.opened(self._holding.id, close)
+
     def keep(self) -> None:
         """The calling context reads the answer, and so keeps the permit."""
         if not self._holding.is_over:
@@ -133,6 +137,7 @@ class Exchange:
         if self._holding.is_over:
             return
         self._stop_timer()
+        self._holder.closed(self._holding.id)
         usage = None if self._reader is None else self._reader.usage
         tokens = None if usage is None else usage.counted
         if self._written_at is None:  # the provider knows nothing of it

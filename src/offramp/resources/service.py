@@ -79,6 +79,12 @@ class Outside(Holder):
         """Nothing shows such waits, nor ends them."""
         return nullcontext(_ignore)
 
+    def opened(self, permit_id: str, close: Callable[[], object]) -> None:
+        """Nothing ends it but the code, or the collector."""
+
+    def closed(self, permit_id: str) -> None:
+        """It was not noted."""
+
     def first_byte(self, resource: str) -> None:
         """Nothing waits for it."""
 

@@ -6,14 +6,21 @@ kinds of transport do is in `requests.py` and `exchange.py`; here is how they wa
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import logging
+import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
-from offramp.errors import OfframpError
+from offramp.errors import OfframpError, ResourceBusy
+from offramp.ports.commit import call_threadsafe
 from offramp.resources.exchange import Exchange
 from offramp.resources.requests import Requests, advise, is_whole, refused, traced
 from offramp.resources.waiting import acquire, acquire_async
 
+logger = logging.getLogger("offramp")
 ERROR_BYTES_MAX = 65_536
 """Bytes of an error's body that are read before the answer is given on: they say whether another try makes sense."""
 
@@ -41,11 +48,34 @@ class PlainBody:
         self._inner = inner
         self._parts = iter(inner)
         self._ahead: list[bytes] = []
+        self._lock = threading.Lock()
+        self._is_cut = False
+        exchange.opened(functools.partial(_cut, weakref.ref(self)))
+
+    def cut(self) -> None:
+        """The attempt is over. What another thread waits for now, it closes as soon as it comes."""
+        self._is_cut = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self.close()
+            except Exception:
+                logger.debug("an answer that was left open did not close", exc_info=True)
+            finally:
+                self._lock.release()
+
+    def _received(self) -> bytes | None:
+        """The next part; None at the end."""
+        with self._lock:
+            part: bytes | None = None if self._is_cut else next(self._parts, None)
+        if self._is_cut:  # looked at without the lock, which `cut` may have found taken
+            self.close()
+            raise ResourceBusy("the step that reads this answer is over")
+        return part
 
     def read_ahead(self) -> None:
         """Read what an error says."""
         size = 0
-        for part in self._parts:
+        while (part := self._received()) is not None:
             self._exchange.received(part)
             self._ahead.append(part)
             size += len(part)
@@ -58,7 +88,7 @@ class PlainBody:
         exchange.keep()
         yield from self._ahead
         try:
-            for part in self._parts:
+            while (part := self._received()) is not None:
                 exchange.received(part)
                 yield part
         except GeneratorExit:  # read no further, and not closed yet
@@ -135,6 +165,18 @@ class AsyncBody:
         self._inner = inner
         self._parts = aiter(inner)
         self._ahead: list[bytes] = []
+        self._closing: asyncio.Task[None] | None = None
+        exchange.opened(functools.partial(_cut_on, asyncio.get_running_loop(), weakref.ref(self), exchange))
+
+    def cut(self) -> None:
+        """The attempt is over; on the loop of the answer."""
+        self._closing = asyncio.get_running_loop().create_task(self._cut())
+
+    async def _cut(self) -> None:
+        try:
+            await self.aclose()
+        except Exception:
+            logger.debug("an answer that was left open did not close", exc_info=True)
 
     async def read_ahead(self) -> None:
         """Read what an error says."""
@@ -220,6 +262,17 @@ class AsyncTransport:
     async def aclose(self) -> None:
         """Close the transport that sends."""
         await self._inner.aclose()
+
+
+def _cut(to: weakref.ref[Any]) -> None:
+    body = to()
+    if body is not None:
+        body.cut()
+
+
+def _cut_on(loop: asyncio.AbstractEventLoop, to: weakref.ref[Any], exchange: Exchange) -> None:
+    if not call_threadsafe(loop, _cut, to):
+        exchange.closed()  # its loop is over, and so is all that was open there
 
 
 def _hook(exchange: Exchange, user: Callable[..., Any] | None) -> Callable[..., Any]:
