@@ -469,6 +469,11 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("paths.demote:PARK_AFTER_S", "s", "for which a deep run only waits before it is parked"),
             ("execution.permits:CLOSED_S", "s", "until a step asks again that limits of a stopping process refused"),
             (
+                "execution.permits:SAME_MIN",
+                "",
+                "calls with one credential after which a step that used several is expected to go on with it",
+            ),
+            (
                 "execution.holding:IDLE_S_MAX",
                 "s",
                 "that a step keeps its permits while it waits for a thread or a process",

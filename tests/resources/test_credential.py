@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import httpx
 
-from offramp.resources.credential import Credentials, digest
+from offramp.limits.naming import keyed
+from offramp.resources.credential import digest
 
 SIGNED = "AWS4-HMAC-SHA256 Credential=AKIA{}/20261201/us-east-1/bedrock/aws4_request, SignedHeaders=host, Signature={}"
 
@@ -22,8 +26,23 @@ def test_a_signature_is_not_a_key():
     assert one == same != other
 
 
-def test_the_only_key_has_no_name():
-    known = Credentials()
-    one, two = ([(b"X-Api-Key", key)] for key in (b"a", b"b"))
-    assert [known.name(one), known.name(one)] == ["", ""]
-    assert [known.name(two), known.name(one)] == [digest(two), digest(one)]
+def test_what_is_new_for_each_request_is_no_key():
+    assert of(authorization='Digest username="u", nonce="1", response="2"') == ""
+    assert of(authorization="Basic dTpw") != of(authorization="Basic dTpx") != ""
+
+
+def test_all_processes_of_a_data_directory_name_a_key_alike(tmp_path):
+    say = (
+        f"from pathlib import Path; from offramp.limits.naming import keyed; print(keyed(Path({str(tmp_path)!r}), 'd'))"
+    )
+    names = {subprocess.check_output([sys.executable, "-c", say], text=True).strip() for _ in range(2)}
+    assert names == {keyed(tmp_path, "d")}
+    assert keyed(tmp_path, "d") != keyed(tmp_path, "e")
+    assert [each.name for each in tmp_path.iterdir()] == ["limits.key"]
+    assert (tmp_path / "limits.key").stat().st_mode & 0o077 == 0
+
+
+def test_two_data_directories_name_a_key_differently(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    assert keyed(tmp_path / "one", "d") != keyed(tmp_path / "two", "d")

@@ -8,9 +8,11 @@ import threading
 
 import pytest
 
-from offramp import App, Retry
+from offramp import App, Breaker, Retry
 from offramp.core.limits.messages import Refused
 from offramp.errors import CircuitOpen, ResourceBusy, StepTimeout
+from offramp.execution.clock import SystemClock
+from offramp.limits.local import LocalLimits
 from offramp.paths.local import LocalRuntime
 from tests.resources.fakes import FakeLimits
 from tests.resources.provider import failing, streamed
@@ -369,3 +371,46 @@ async def test_a_step_may_call_what_another_app_of_the_process_declares(app, lim
     async with running(app, tmp_path / "own", FakeLimits()) as runtime, running(others, tmp_path / "other", limits):
         assert await result_of(await runtime.start("line")) == 200
     assert [(ask.resource, ask.run_id) for ask in limits.asks] == [("foreign", "")]
+
+
+async def test_a_step_calls_what_an_app_that_is_not_served_declares_without_limits(app, limits, provider, tmp_path):
+    app.resource("own", rate="1/s")
+    foreign = App("other").resource("foreign", rate="500/min")
+
+    @app.step
+    async def ask() -> int:
+        async with foreign.async_http_client() as client:
+            return (await client.get(provider.url)).status_code
+
+    @app.pipeline
+    async def line() -> int:
+        return await ask()
+
+    async with running(app, tmp_path, limits) as runtime:
+        assert await result_of(await runtime.start("line")) == 200
+    assert limits.asks == []
+
+
+async def test_a_key_whose_calls_fail_stops_the_steps_of_no_other(app, provider, tmp_path):
+    openai = app.resource("openai", concurrency=10, breaker=Breaker(min_calls=4, open_for=600))
+
+    @app.step(uses=openai)
+    async def ask(key: str) -> int:
+        async with openai.async_http_client() as client:
+            return (await client.get(provider.url, headers={"x-api-key": key})).status_code
+
+    @app.pipeline
+    async def line(keys: list[str]) -> list[int]:
+        return [await ask(key) for key in keys]
+
+    limits = LocalLimits([openai.spec], {}, SystemClock())
+    async with running(app, tmp_path, limits) as runtime:
+        assert await result_of(await runtime.start("line", keys=["good"])) == [200]
+        provider.replies.extend(failing(503) for _ in range(4))
+        assert await result_of(await runtime.start("line", keys=["bad"] * 4)) == [503] * 4
+        [level] = await limits.levels()
+        assert level.breaker.state == "open"
+        handle = await runtime.start("line", keys=["good"] * 3)
+        assert await result_of(handle) == [200] * 3
+    assert [seen.headers["x-api-key"] for seen in provider.seen] == ["good"] + ["bad"] * 4 + ["good"] * 3
+    limits.close()

@@ -24,7 +24,7 @@ from offramp.errors import FirstTokenTimeout, OutsideRun, StepTimeout
 from offramp.execution.context import Run
 from offramp.execution.endings import Watch
 from offramp.execution.waiting import sleep_for
-from offramp.ports.limits import Holder
+from offramp.ports.limits import Holder, Limits
 from offramp.ports.seams import Asked
 
 if TYPE_CHECKING:
@@ -60,6 +60,17 @@ class OwnHolder(Holder, Protocol):
 
 class Holders(Protocol):
     """Makes the holders of attempts; see `execution.permits`."""
+
+    limits: Limits
+
+    def new_id(self, run_id: str) -> str:
+        """An id for a permit."""
+
+    def credential(self, step: str, resource: str) -> str:
+        """What the step calls the resource with, as it seems; empty if there is no telling."""
+
+    def note(self, step: str, resource: str, credential: str) -> None:
+        """The step calls the resource with this."""
 
     def holder(self, attempt: Attempt) -> OwnHolder:
         """The one of this attempt. From any thread."""

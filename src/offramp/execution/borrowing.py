@@ -105,11 +105,11 @@ class Borrower(Holder):
         """That of the step."""
         return self._loan.slow_after
 
-    def take(self, resource: str) -> Held | None:
+    def take(self, resource: str, credential: str | None = None) -> Held | None:
         """The permit that the step waited for before it began: once."""
         held = self._untaken.pop(resource, None)
         if held is not None:
-            self._tell(Used(held.id, "taken"))
+            self._tell(Used(held.id, "taken", resource=resource, credential=credential or ""))
         return held
 
     def ask(self, resource: str) -> Ask:

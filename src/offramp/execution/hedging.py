@@ -290,7 +290,7 @@ async def _has_permits(twin: Attempt) -> bool:
             raise
         if not isinstance(answer, Granted):
             return False
-        kept.permits[resource] = Held(ask.id, answer.tokens)
+        kept.permits[resource] = Held(ask.id, answer.tokens, ask.credential)
     return True
 
 

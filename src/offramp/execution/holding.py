@@ -2,7 +2,7 @@
 
 The permits of `uses=` are there before it begins; the first request to a resource takes one over, and further ones ask
 anew. When the attempt is over, it gives back what no request has taken over, gives up what is still asked for, and
-closes the answers that nobody has read to their end: a stream is of no use once its step is over.
+closes the answers that are still open: a stream is of no use once its step is over.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from offramp.execution.reports import Report
 from offramp.ports.limits import Ask, Held, Holder, How, Limits, Waits
 
 if TYPE_CHECKING:
-    from offramp.execution.attempt import Attempt
+    from offramp.execution.attempt import Attempt, Holders
     from offramp.ports.clock import Clock, Timer
 
 
@@ -75,14 +75,12 @@ class AttemptHolder(Holder):
 
     Args:
         attempt: the attempt.
-        limits: of the process.
-        new_id: makes the id of a permit for a run.
+        permits: of the process.
     """
 
-    def __init__(self, attempt: Attempt, limits: Limits, new_id: Callable[[str], str]) -> None:
+    def __init__(self, attempt: Attempt, permits: Holders) -> None:
         self._attempt = attempt
-        self._limits = limits
-        self._new_id = new_id
+        self._permits = permits
         self._lock = threading.Lock()
         self._waits: dict[object, Callable[[], object]] = {}
         self._open: dict[str, Callable[[], object]] = {}
@@ -91,7 +89,7 @@ class AttemptHolder(Holder):
     @property
     def limits(self) -> Limits:
         """The limits of the process."""
-        return self._limits
+        return self._permits.limits
 
     @property
     def clock(self) -> Clock:
@@ -127,8 +125,14 @@ class AttemptHolder(Holder):
             for resource, permit in list(release.permits.items())
         }
 
-    def take(self, resource: str) -> Held | None:
+    @property
+    def _step(self) -> str:
+        return self._attempt.target or self._attempt.call.name
+
+    def take(self, resource: str, credential: str | None = None) -> Held | None:
         """The permit that the step waited for before it began: once."""
+        if credential is not None and resource in self._attempt.call.policy.uses:
+            self._permits.note(self._step, resource, credential)
         for release in list(self._attempt.releases):
             permit = release.permits.pop(resource, None) if isinstance(release, Kept) else None
             if permit is not None:
@@ -139,15 +143,16 @@ class AttemptHolder(Holder):
         """An ask in the name of the attempt."""
         attempt, facts = self._attempt, self._attempt.scope.facts
         return Ask(
-            id=self._new_id(facts.run_id),
+            id=self._permits.new_id(facts.run_id),
             resource=resource,
             run_id=facts.run_id,
-            step=attempt.target or attempt.call.name,
+            step=self._step,
             sla=facts.sla,
             tenant=facts.tenant,
             priority=facts.priority,
             within=tuple(permit.id for permit in self.untaken().values()),
             queues=attempt.queues,
+            credential=self._permits.credential(self._step, resource),
         )
 
     @contextlib.contextmanager

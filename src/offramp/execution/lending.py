@@ -43,11 +43,13 @@ class Loan(msgspec.Struct, frozen=True):
 
 
 class Used(msgspec.Struct, frozen=True, tag=True):
-    """What the child has done with a permit that it was lent."""
+    """What the child has done with a permit that it was lent; the last two say of one that is taken with what."""
 
     id: str
     what: Literal["taken", "written", "slow", "done", "withdrawn"]
     done: Done = Done()
+    resource: str = ""
+    credential: str = ""
 
 
 class Waited(msgspec.Struct, frozen=True, tag=True):
@@ -115,6 +117,7 @@ class Lender:
         limits = holder.limits
         if used.what == "taken":
             self._lent[used.id] = True
+            holder.take(used.resource, used.credential)  # there is none any more: for the next attempt to know
         elif used.what == "written":
             limits.written(used.id)
         elif used.what == "slow":

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from offramp.execution.crowd import Crowd
     from offramp.ports.clock import Clock
 
+SAME_MIN = 20
+"""Calls in succession with one credential after which a step that has used several is expected to go on with it."""
 CLOSED_S = 1.0
 """After which an attempt is asked for again that the limits of a stopping process refused."""
 
@@ -41,6 +43,26 @@ class Permits(Before):
         self._own = clock.random_bytes(4).hex()
         self._numbers = itertools.count()
         self._lock = threading.Lock()
+        self._credentials: dict[tuple[str, str], tuple[str, int]] = {}
+        """What a step called a resource with last, and how often in succession."""
+
+    def credential(self, step: str, resource: str) -> str:
+        """What the step calls the resource with, as it seems; empty if there is no telling: then no breaker stops it
+        before its request is known.
+        """
+        last, times = self._credentials.get((step, resource), ("", 0))
+        return last if times >= SAME_MIN else ""
+
+    def note(self, step: str, resource: str, credential: str) -> None:
+        """The step calls the resource with this."""
+        key = step, resource
+        known = self._credentials.get(key)
+        if known is None:
+            self._credentials[key] = credential, SAME_MIN
+        elif known[0] != credential:
+            self._credentials[key] = credential, 1
+        elif known[1] < SAME_MIN:
+            self._credentials[key] = credential, known[1] + 1
 
     def new_id(self, run_id: str) -> str:
         """An id for a permit; of those asked for a run in this process, the earlier one is smaller."""
@@ -51,7 +73,7 @@ class Permits(Before):
         with self._lock:
             held = attempt.held
             if held is None:
-                held = attempt.held = AttemptHolder(attempt, self.limits, self.new_id)
+                held = attempt.held = AttemptHolder(attempt, self)
         if attempt.is_over:  # looked at after the holder can be seen, which the end of the attempt closes
             held.close()
         return held
@@ -78,9 +100,10 @@ class Permits(Before):
                     tenant=asked.tenant,
                     priority=asked.priority,
                     within=tuple(permit.id for permit in kept.permits.values()),
+                    credential=self.credential(asked.target or asked.step, resource),
                 )
                 granted = await _Asking(self, ask, asked, says).granted()
-                kept.permits[resource] = Held(ask.id, granted.tokens)
+                kept.permits[resource] = Held(ask.id, granted.tokens, ask.credential)
         except BaseException:
             kept()
             raise

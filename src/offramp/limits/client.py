@@ -21,6 +21,7 @@ from offramp.core.sla import SLA
 from offramp.errors import StoreError
 from offramp.limits import address, wire
 from offramp.limits.link import BEAT_S, Link
+from offramp.limits.naming import keyed
 from offramp.ports import forks
 from offramp.ports.clock import Clock
 from offramp.ports.commit import Commit
@@ -108,6 +109,8 @@ class SocketLimits:
             closed = self._closed
             if not closed:
                 self._start()
+                if ask.credential:
+                    ask = msgspec.structs.replace(ask, credential=keyed(self._data, ask.credential))
                 self._asked[ask.id] = notify
                 self._log.asked(self._clock.monotonic(), ask)
                 self._link.send(wire.frame(wire.Asking(ask)))

@@ -123,10 +123,11 @@ class Place(Protocol):
 
 
 class Held(NamedTuple):
-    """A permit that was granted: its id, and the tokens that were reserved for it."""
+    """A permit that was granted: its id, the tokens that were reserved for it, and whose breaker let it through."""
 
     id: str
     tokens: int = 0
+    credential: str = ""
 
 
 class Holder(Protocol):
@@ -161,8 +162,14 @@ class Holder(Protocol):
     def cut(self) -> How:
         """How a call counts that is cancelled now: `slow` or `failed` if its attempt was late, else `cancelled`."""
 
-    def take(self, resource: str) -> Held | None:
-        """The permit that the step waited for before it began (`uses=`): once, for its first request."""
+    def take(self, resource: str, credential: str | None = None) -> Held | None:
+        """The permit that the step waited for before it began (`uses=`): once, for its first request.
+
+        Args:
+            resource: its name.
+            credential: what the request is made with, as those of the next attempts are expected to be; None if
+                there is none yet.
+        """
 
     def ask(self, resource: str) -> Ask:
         """An ask in the name of the attempt, with an id of its own.

@@ -111,7 +111,7 @@ class Asking:
 
     def __enter__(self) -> Self:
         holder, name = self._holder, self._spec.name
-        held = holder.take(name)
+        held = holder.take(name, self._need.credential)
         if held is not None and _is_enough(held, self._spec, self._need):
             self._id = held.id
             self.answered.set_result(Granted(held.tokens))
@@ -186,10 +186,12 @@ class Asking:
 
 
 def _is_enough(held: Held, spec: ResourceSpec, need: Need) -> bool:
-    """Whether the tokens of a permit that was granted before its call was known are enough for the call.
+    """Whether a permit that was granted before its call was known is one for this call: with its key, and its tokens.
 
     What the step's calls used before is a good guess; what stands for the first ones is none.
     """
+    if held.credential != need.credential:  # another breaker has to let it through, and counts it
+        return False
     if not spec.tokens:
         return True
     if need.tokens is not None:

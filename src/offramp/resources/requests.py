@@ -10,7 +10,7 @@ from offramp.core.limits.needs import tokens_max
 from offramp.core.limits.spec import ResourceSpec
 from offramp.errors import OfframpError
 from offramp.ports.limits import Holder
-from offramp.resources.credential import Credentials
+from offramp.resources.credential import digest
 from offramp.resources.exchange import SHOULD_RETRY, Exchange
 from offramp.resources.holding import Holding, Need
 from offramp.resources.service import Service
@@ -25,7 +25,6 @@ class Requests:
     def __init__(self, spec: ResourceSpec, service: Service) -> None:
         self.spec = spec
         self._service = service
-        self._credentials = Credentials()
 
     def holder(self) -> Holder | None:
         """See `Service.holder`."""
@@ -37,7 +36,7 @@ class Requests:
         content: bytes | None = getattr(request, "_content", None) if spec.tokens else None
         return Need(
             tokens_max=None if content is None else tokens_max(content),
-            credential=self._credentials.name(request.headers.raw) if spec.breaker is not None else "",
+            credential=digest(request.headers.raw) if spec.breaker is not None else "",
         )
 
     def exchange(self, holder: Holder, holding: Holding) -> Exchange:

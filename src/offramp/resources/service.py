@@ -14,6 +14,7 @@ from offramp.core.run import first_id
 from offramp.core.sla import DEFAULT_CLASS, SLA
 from offramp.errors import BodyNotRepeatable
 from offramp.execution.body import Body
+from offramp.execution.borrowing import Borrower
 from offramp.execution.context import current
 from offramp.ports.clock import Clock
 from offramp.ports.limits import Ask, Held, Holder, How, Limits, Waits
@@ -65,7 +66,7 @@ class Outside(Holder):
         """None: only steps have one."""
         return None
 
-    def take(self, resource: str) -> Held | None:
+    def take(self, resource: str, credential: str | None = None) -> Held | None:
         """None: no step has waited for a permit."""
         return None
 
@@ -130,6 +131,8 @@ class Service:
                 "step"
             )
         holder: Holder | None = getattr(ambient, "holder", None)
-        if not self._running or (holder is not None and any(each.limits is holder.limits for each in self._running)):
-            return holder  # in a process lane, the service runs in the parent
-        return self._running[-1]  # outside of runs, or in a step of another app
+        if isinstance(holder, Borrower):  # in a process lane, whose service runs in the parent
+            return holder
+        if holder is not None and any(each.limits is holder.limits for each in self._running):
+            return holder
+        return self._running[-1] if self._running else None  # outside of runs, or in a step of another app
