@@ -11,12 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from offramp.core.limits.memory import State
 from offramp.core.limits.spec import ResourceSpec
 from offramp.core.rates import Rate
 from offramp.errors import StoreError
-from offramp.limits import address, client, link, starting
+from offramp.limits import address, client, known, link, starting
 from offramp.ports.limits import Done
 from tests.limits.processes import NAME, ONE, THREE
 from tests.limits.sites import lives
@@ -226,6 +228,32 @@ async def test_what_was_called_counts_after_all_have_left(place):
     second = place.ask(again)
     await eventually(lambda: second.all)
     assert second.all[0].reason == "rate"
+
+
+async def test_what_was_called_counts_after_the_caller_was_killed_together_with_it(place):
+    peer = await place.peer(1)
+    limits = place.join(A_MINUTE)
+    pid = await place.connected(limits)
+    peer.stdin.write(b"\n")
+    assert await peer.stdout.readline() == b"done\n"
+    await limits.levels()
+    await eventually(lambda: (found := known.read_state(place.folder, 0.0)) is not None and found[0].calls)
+    crash(pid, signal.SIGSTOP)
+    crash(peer.pid)
+    crash(pid)
+    await place.connected(limits, not_to=pid)
+    second = place.ask(limits)
+    await eventually(lambda: second.all)
+    assert second.all[0].reason == "rate"
+
+
+async def test_what_was_counted_is_kept_until_more_is(place):
+    """A coordinator that is killed just after its start has read it, and written nothing."""
+    place.folder.mkdir()
+    known.write_state(place.folder, msgspec.msgpack.encode(known.Counted(0.0, State(7))))
+    for _ in range(2):
+        assert known.read_state(place.folder, 3.0) == (known.Counted(0.0, State(7)), 3.0)
+    assert known.read_state(place.folder, known.STATE_AGE_S_MAX + 1) is None
 
 
 async def test_the_newer_declaration_counts(place):

@@ -4,7 +4,7 @@
 <data>/limits/          for this user alone
 socket              where it listens
 clients             the processes that a successor waits for
-state               what was counted when it ended in order
+state               what it has counted
 log                 its own log
 """
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from pathlib import Path
 
 import msgspec
 
-from offramp.core.limits.memory import State
+from offramp.core.limits.memory import Called, State
 from offramp.limits.address import CLIENTS, STATE
 
 STATE_AGE_S_MAX = 86_400.0
@@ -32,13 +31,16 @@ def client(name: str, pid: int) -> Client:
     return Client(name, pid, 0 if found is None else found[1])
 
 
-class _Ended(msgspec.Struct, frozen=True):
+class Counted(msgspec.Struct, frozen=True):
+    """What a coordinator had counted at a time, in epoch seconds: for all, and the calls of each connected process."""
+
     at: float
     state: State
+    calls: dict[str, tuple[Called, ...]] = {}
 
 
 _clients = msgspec.json.Decoder(list[Client])
-_ended = msgspec.msgpack.Decoder(_Ended)
+_counted = msgspec.msgpack.Decoder(Counted)
 
 
 def write_clients(folder: Path, clients: list[Client]) -> None:
@@ -58,27 +60,24 @@ def living_clients(folder: Path) -> list[Client]:
     return [client for client in listed if lives(client)]
 
 
-def write_state(folder: Path, state: State, epoch: float) -> None:
-    """Leave what counts to the coordinator of the next processes."""
-    _replace(folder / STATE, msgspec.msgpack.encode(_Ended(epoch, state)))
+def write_state(folder: Path, encoded: bytes) -> None:
+    """Leave what counts to a successor: an encoded `Counted`."""
+    _replace(folder / STATE, encoded)
 
 
-def take_state(folder: Path, epoch: float) -> tuple[State, float] | None:
-    """What the last coordinator had counted, and how many seconds ago; once, as it is written anew at the next end."""
+def read_state(folder: Path, epoch: float) -> tuple[Counted, float] | None:
+    """What the last coordinator had counted, and how many seconds ago. It stays until this one has counted."""
     path = folder / STATE
     try:
-        ended = _ended.decode(path.read_bytes())
+        counted = _counted.decode(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
         logger.warning("%s: %s; calls that were made before count no more", path, error)
         return None
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-    age_s = epoch - ended.at
+    age_s = epoch - counted.at
     # A clock that was set back says nothing about the age: as if no time had passed, which is never too late.
-    return (ended.state, max(0.0, age_s)) if age_s <= STATE_AGE_S_MAX else None
+    return (counted, max(0.0, age_s)) if age_s <= STATE_AGE_S_MAX else None
 
 
 def _replace(path: Path, data: bytes) -> None:

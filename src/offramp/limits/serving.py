@@ -7,6 +7,7 @@ hold.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import math
 import os
@@ -20,7 +21,7 @@ import msgspec
 
 from offramp.core.limits import recovery
 from offramp.core.limits.book import Book, Tell
-from offramp.core.limits.memory import Memory
+from offramp.core.limits.memory import Called, Memory
 from offramp.core.limits.spec import RESOURCES_MAX, ResourceSpec
 from offramp.core.sla import SLA
 from offramp.limits import known, wire
@@ -39,6 +40,11 @@ SHARES_EVERY_S = 0.1
 """Seconds, at least, between what all processes remember together because of a refusal or a breaker."""
 UNREAD_BYTES_MAX = 64 << 20
 """Bytes that wait for a process which does not read; past it the process is disconnected."""
+SAVE_SHARE = 0.05
+"""The most of its time that it spends on writing what it has counted."""
+SAVE_S_MAX = 2.0
+"""Seconds that its end waits for that."""
+
 logger = logging.getLogger("offramp.limits")
 
 
@@ -161,6 +167,12 @@ class Desk:
             wire.Recalled: self._again,
         }
         self._recovering = True
+        self._before: tuple[dict[str, tuple[Called, ...]], float] = {}, 0.0
+        """The calls of processes that the predecessor served and that have not joined, and when they counted so."""
+        self._saver = concurrent.futures.ThreadPoolExecutor(1)
+        self._saving: concurrent.futures.Future[None] | None = None
+        self._save_at = 0.0
+        self._is_saved = False
         self._joined = False
         """Whether a process has: before, no resource is declared of which something could be recalled."""
 
@@ -172,9 +184,11 @@ class Desk:
     def begin(self) -> None:
         """Recall what the predecessor left, and serve."""
         now = time.monotonic()
-        left = known.take_state(self._folder, time.time())
+        left = known.read_state(self._folder, time.time())
         if left is not None:
-            recovery.restore(self._book, now, "", Memory(state=left[0], state_ago_s=left[1]))
+            counted, ago_s = left
+            recovery.restore(self._book, now, "", Memory(state=counted.state, state_ago_s=ago_s))
+            self._before = counted.calls, now - ago_s
         if self._awaited:
             logger.info("takes over: waits for %s", ", ".join(self._awaited))
         self._look()
@@ -195,9 +209,9 @@ class Desk:
     def end(self) -> None:
         """Leave what counts to a successor."""
         try:
-            known.write_state(self._folder, recovery.state(self._book, time.monotonic()), time.time())
+            self._saver.submit(known.write_state, self._folder, self._counted()).result(SAVE_S_MAX)
             known.write_clients(self._folder, [])
-        except OSError as error:  # the data directory may have been removed, as that of a test
+        except (OSError, TimeoutError) as error:  # the data directory may have been removed, as that of a test
             logger.warning("what was counted cannot be left to a successor: %s", error)
 
     def _recover(self, why: str) -> None:
@@ -206,6 +220,10 @@ class Desk:
         self._recovering = False
         now = time.monotonic()
         logger.info("grants permits after %.3f s: %s", now - self._began, why)
+        calls, at = self._before
+        for each in calls.values():
+            recovery.recall_gone(self._book, now, each, now - at)
+        self._before = {}, 0.0
         self._tell(recovery.recovered(self._book, now))
         self.flush(now)
 
@@ -226,9 +244,11 @@ class Desk:
         self._tell(self._book.ask(now, seat.key, message.ask))
 
     def _written(self, now: float, seat: Seat, message: wire.Written) -> None:
+        self._is_saved = False
         self._tell(self._book.written(now, seat.key, message.id))
 
     def _over(self, now: float, seat: Seat, message: wire.Over) -> None:
+        self._is_saved = False
         self._tell(self._book.done(now, seat.key, message.id, message.done))
 
     def _withdraw(self, now: float, seat: Seat, message: wire.Withdrawn) -> None:
@@ -297,9 +317,10 @@ class Desk:
         return True
 
     def _join(self, now: float, seat: Seat, memory: Memory) -> None:
-        seat.joined = True
+        seat.joined, self._is_saved = True, False
         self._tell(recovery.restore(self._book, now, seat.key, memory))
         self._awaited.pop(seat.name, None)
+        self._before[0].pop(seat.name, None)  # it says by itself what it called
         self._joined = True
         if not self._awaited:
             self._recover("every process has said what it holds")
@@ -361,6 +382,7 @@ class Desk:
         """Send what all remember together, and the levels, if they have changed; again later, as long as they do."""
         self._showing = None
         self._share()
+        self._save()
         watching = [seat for seat in self._seats.values() if seat.watches and not seat.lags]
         if not watching:
             return
@@ -371,12 +393,33 @@ class Desk:
             for seat in watching:
                 seat.put(framed)
                 seat.flush()
+            if self._showing is None:
+                self._showing = self._loop.call_later(SHOWS_EVERY_S, self._show)
+
+    def _counted(self) -> bytes:
+        now = time.monotonic()
+        calls = {key.rpartition("/")[0]: each for key, each in recovery.called(self._book, now).items()}
+        return msgspec.msgpack.encode(known.Counted(time.time(), recovery.state(self._book, now), calls))
+
+    def _save(self) -> None:
+        """Write what is counted, for a successor that no process can tell it: all may be killed at once."""
+        began = time.monotonic()
+        if self._recovering or self._is_saved:
+            return
+        if began < self._save_at or not (self._saving is None or self._saving.done()):
             self._showing = self._loop.call_later(SHOWS_EVERY_S, self._show)
+            return
+        if self._saving is not None and (error := self._saving.exception()) is not None:
+            logger.warning("what is counted cannot be written: %s", error)
+        self._is_saved = True
+        # On a thread, as a disk may hang.
+        self._saving = self._saver.submit(known.write_state, self._folder, self._counted())
+        self._save_at = began + (time.monotonic() - began) / SAVE_SHARE
 
     def _share(self) -> None:
         if not self._book.changed or self._recovering:
             return
-        self._book.changed = self._book.urgent = False
+        self._book.changed = self._book.urgent = self._is_saved = False
         self._shared_at = time.monotonic()
         framed = frame(wire.Shared(msgspec.Raw(msgspec.msgpack.encode(recovery.state(self._book, time.monotonic())))))
         for seat in self._seats.values():

@@ -95,16 +95,53 @@ def test_limits_that_shrink_do_not_leave_a_circle():
 
 def test_what_holds_a_permit_goes_before_everything():
     w = world(resource("r", concurrency=1), resource("s", concurrency=2))
-    holder, slot = w.ask("a", 1, "r"), w.ask("b", 2, "s")
+    holder, slot = w.ask("a", 1, "r"), w.ask("b", 2, "s", run=9)
     high = w.ask("c", 3, "r", run=1, sla="high")
     inner = w.ask("b", 4, "r", run=9, sla="low", within=[slot])
     stranger = w.ask("c", 5, "r", run=0, sla="high", within=[slot])
     w.end(holder)
     assert inner in w.held
     w.end(inner)
-    assert stranger in w.held, "a permit of another process is not its own"
+    assert stranger in w.held, "a permit of another run in another process is not its own"
     w.end(stranger)
     assert high in w.held
+
+
+def test_what_a_process_lane_keeps_was_lent_by_its_process():
+    w = world(resource("r", concurrency=1), resource("s", concurrency=2))
+    holder, slot = w.ask("a", 1, "r"), w.ask("b", 2, "s", run=9)
+    high = w.ask("c", 3, "r", run=1, sla="high")
+    lane = w.ask("lane", 4, "r", run=9, sla="low", within=[slot])
+    w.end(holder)
+    assert lane in w.held
+    w.end(lane)
+    assert high in w.held
+
+
+def test_a_process_lane_that_waits_for_what_it_was_lent_is_refused():
+    w = world(resource(concurrency=1))
+    lent = w.ask("a", 1, "r", run=9)
+    assert is_circle(w.answers[w.ask("lane", 2, "r", run=9, within=[lent])], "r")
+
+
+def test_a_takeover_learns_of_what_a_lane_was_lent_whichever_process_is_first():
+    specs = (resource("r", concurrency=1), resource("s", concurrency=1))
+    lender, lane, other = Remembered(specs), Remembered(specs), Remembered(specs)
+    granted = Granted(0, 0.0, False)
+    for memory, ask in (
+        (lender, Ask(id="run_9:1", resource="s", run_id="run_9")),
+        (other, Ask(id="run_1:1", resource="r", run_id="run_1")),
+    ):
+        memory.asked(0.0, ask)
+        memory.answered(0.0, ask.id, granted)
+    other.asked(0.0, Ask(id="run_1:2", resource="r", run_id="run_1", priority=5))
+    lane.asked(1.0, Ask(id="run_9:2", resource="r", run_id="run_9", within=("run_9:1",)))
+    book = Book(specs, CLASSES, recovering=True)
+    for name, memory in (("lane", lane), ("other", other), ("lender", lender)):
+        recovery.restore(book, 2.0, name, memory.memory(2.0))
+    recovery.recovered(book, 2.0)
+    answers = book.done(3.0, "other", "run_1:1", Done())
+    assert [(each.client, each.id) for each in answers if isinstance(each.answer, Granted)] == [("lane", "run_9:2")]
 
 
 def test_a_run_that_another_waits_for_counts_as_of_its_class():

@@ -226,7 +226,7 @@ class Book:
         lifted = self.lifted.get(ask.run_id)
         if lifted is not None and lifted[1] > priority:
             sla, priority = lifted
-        holds = tuple(name for name in dict.fromkeys(ask.within) if self._permit(client, name) is not None)
+        holds = tuple(name for name in dict.fromkeys(ask.within) if self._is_kept(client, ask, name))
         waiter = Waiter(ask.id, sla, ask.tenant, priority, now)
         return Waiting(client, ask, waiter, tokens, holds)
 
@@ -249,6 +249,15 @@ class Book:
     def knows(self, permit_id: str) -> bool:
         """Whether it is an ask that waits, or a permit."""
         return permit_id in self._waiting or permit_id in self._permits
+
+    def settle(self) -> None:
+        """More permits are known: those that processes lent each other are kept, too, by what waits."""
+        for gate in self.gates.values():
+            for entry in [each for each in gate.waits if len(each.holds) < len(each.ask.within)]:
+                again = self.entry(entry.waiter.since, entry.client, entry.ask, entry.tokens)
+                if again.holds != entry.holds:
+                    self._dequeue(gate, entry)
+                    self.enqueue(gate, again)
 
     def resume(self, now: float) -> list[Tell]:
         """Grant what can be granted."""
@@ -402,6 +411,11 @@ class Book:
     def _permit(self, client: str, permit_id: str) -> Permit | None:
         permit = self._permits.get(permit_id)
         return permit if permit is not None and permit.client == client else None
+
+    def _is_kept(self, client: str, ask: Ask, permit_id: str) -> bool:
+        """Whether a permit is kept while an ask waits: one of its process, or that another lent to its run's lane."""
+        permit = self._permits.get(permit_id)
+        return permit is not None and (permit.client == client or permit.ask.run_id == ask.run_id != "")
 
     def _ended(self, permit_id: str) -> Permit:
         permit = self._permits.pop(permit_id)

@@ -6,7 +6,7 @@ import math
 
 from offramp.core.limits.book import Book, Tell
 from offramp.core.limits.gate import Permit
-from offramp.core.limits.memory import LIFTED_MAX, Asking, Holding, Kept, Memory, State
+from offramp.core.limits.memory import LIFTED_MAX, Asking, Called, Holding, Kept, Memory, State
 from offramp.core.limits.messages import Refused
 
 _SAME_S = 1e-3
@@ -98,6 +98,7 @@ def recovered(book: Book, now: float) -> list[Tell]:
         book.inherited = None
         book.reckon()
     _stop(book)
+    book.settle()
     was, book.recovering = book.recovering, False
     book.changed = True
     out = book.resume(now)
@@ -116,6 +117,23 @@ def _stop(book: Book) -> None:
             gate.capacity.blocks(at + each.blocked_s)
         if each.cut_ago_s < math.inf and at - each.granted_ago_s > gate.capacity.cut_at + _SAME_S:
             gate.capacity.cut(at - each.cut_ago_s, at - each.granted_ago_s)
+
+
+def called(book: Book, now: float) -> dict[str, tuple[Called, ...]]:
+    """The calls of each process that lives, as they count now."""
+    return {client: found for client, log in book.logs.items() if (found := log.called(now))}
+
+
+def recall_gone(book: Book, now: float, calls: tuple[Called, ...], ago_s: float) -> None:
+    """Count the calls of a process that died with the predecessor, as they counted some time ago."""
+    for each in calls:
+        gate = book.gates.get(each.resource)
+        if gate is not None:
+            made = [(ago + ago_s, amount) for ago, amount in each.calls]
+            tokens = [(ago + ago_s, amount) for ago, amount in each.tokens]
+            gate.capacity.calls.recall(now, made)
+            gate.capacity.tokens.recall(now, tokens)
+            book.gone.of(gate.spec).recall(now, made, tokens)
 
 
 def _inherit(book: Book, now: float, known: State, at: float) -> None:
