@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from offramp.errors import StoreError
@@ -117,6 +118,34 @@ async def test_a_restart_from_a_copy_counts_what_was_called_since_the_copy(a_ser
     server.kill()
     server.start()
     await eventually(lambda: _used(place, one, 3))
+
+
+@pytest.mark.usefixtures("_soon")
+async def test_a_process_with_many_asks_joins_again_in_parts(place, monkeypatch):
+    monkeypatch.setattr(adapter, "CALL_OPS_MAX", 20)
+    one = place.join(limit(concurrency=3, rate="900/h"))
+    held = [place.ask(one) for _ in range(3)]
+    for each in held:
+        await each.grant()
+    waiting = [place.ask(one) for _ in range(200)]
+    await waiting[-1].wait()
+    sent, call = [], one._caller._link.call
+    monkeypatch.setattr(one._caller._link, "call", lambda packed: (sent.append(_words(packed)), call(packed))[1])
+    with one._lock, place.server.client() as client:
+        client.delete(*client.scan_iter(f"{place.address.tag}*"))
+        one.done(held[0].id, Done())
+    await eventually(lambda: any("k" in kinds for kinds in sent))
+    one.done(held[1].id, Done())
+    await waiting[1].grant()
+    level = await place.level(one)
+    assert (level.in_use, level.waiting["default"].count, level.windows[0].used) == (3, 198, 5)
+    assert max(map(len, sent)) <= 20 + len(["j", "d", "v", "t"])
+    kinds = [kind for each in sent for kind in each if kind in "hcAk"]
+    assert kinds == ["h", "h", *["A"] * 18, "c", *["A"] * 182, "k"]
+
+
+def _words(packed):
+    return [op[0] for op in msgspec.msgpack.decode(packed)[2]]
 
 
 async def test_an_answer_that_is_lost_is_asked_for_again(place, line):

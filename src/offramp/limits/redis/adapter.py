@@ -12,7 +12,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import msgspec
@@ -48,7 +49,7 @@ LATE_S = 10.0
 It says itself when its data last heard of a process: a copy of the data can be minutes old.
 """
 CALL_OPS_MAX = 500
-"""Messages of one call, which blocks the server meanwhile."""
+"""Messages of one call, which blocks the server meanwhile; a process that joins again takes several calls."""
 CLOSE_S = 2.0
 """Seconds that the last call of a process may take."""
 CLOSED = Refused("closed", "the process stops")
@@ -94,6 +95,8 @@ class RedisLimits:
         self._life: Sequence[Any] = (None, 0)
         self._lost_s = 0.0
         """Seconds whose calls the server may have lost."""
+        self._rest: Iterator[Op] | None = None
+        """What the server has still to learn anew; words of after that wait."""
         self._ticks: dict[str, float] = {}
         self._looks: list[_Look] = []
         self._look_at = 0.0
@@ -243,16 +246,22 @@ class RedisLimits:
 
     def says(self, now: float) -> list[Op]:
         """What the next call says."""
-        if self._joined:
-            ops = self._permits.news(now) + self._ops[:CALL_OPS_MAX]
+        ops: list[Op] = []
+        if not self._joined:
+            ops = [("j", *self._life), *_ends(self._ops)]
+            self._ops, self._joined = [], True  # what follows goes with later calls
+            self._rest = self._permits.everything()
+        if self._closing:
+            self._rest = None
+        if self._rest is None:
+            ops += self._permits.news(now) + self._ops[:CALL_OPS_MAX]
             del self._ops[:CALL_OPS_MAX]
-            if self._lost_s:
-                ops += self._permits.calls(now, self._lost_s)
         else:
-            ops = [("j", *self._life), *_ends(self._ops), *self._permits.everything(now)]
-            self._ops = []
-            self._joined = True  # what follows goes with the next call
-        self._urgent = bool(self._ops)
+            part = list(islice(self._rest, CALL_OPS_MAX))
+            ops += part
+            if len(part) < CALL_OPS_MAX:
+                self._rest = None
+        self._urgent = bool(self._ops) or self._rest is not None
         for resource in [name for name, at in self._ticks.items() if at <= now]:
             del self._ticks[resource]
             ops.append(("t", resource))
@@ -296,7 +305,8 @@ class RedisLimits:
     def _live(self, joined: bool, life: Sequence[Any]) -> None:  # noqa: FBT001
         """Which data the server has: it may lack calls of this process if that is new, or of another server."""
         if not joined:
-            self._lost_s = 0.0  # they are told by now
+            if self._rest is None:
+                self._lost_s = 0.0  # they are told by now
             return
         if self._life[0] not in {None, life[0]}:
             self._lost_s = math.inf
@@ -304,7 +314,9 @@ class RedisLimits:
             unheard_s = math.inf if life[3] is False else life[3] + LEASE_STEP * self._lease_s
             self._lost_s = max(self._lost_s, LATE_S, unheard_s)
         self._life = life[:2]
-        self._urgent = self._urgent or self._lost_s > 0
+        if self._lost_s:  # before what waits: it counts for all
+            self._rest = chain(self._permits.calls(self._lost_s), self._rest or ())
+            self._urgent = True
 
     def misses(self, error: Exception, ops: Sequence[Op]) -> None:
         """The server did not answer: once it does, it learns everything again."""

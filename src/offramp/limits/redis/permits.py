@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from offramp.core.limits.spec import ResourceSpec
@@ -36,6 +38,10 @@ class Permit:
             *(kind, ask.id, ask.resource, ask.run_id, ask.step, ask.sla, ask.tenant, ask.priority),
             *(ask.tokens, ask.tokens_max, self.within, ask.queues, now - self.asked_at),
         )
+
+    def held(self, now: float) -> Op:
+        """The permit, as an operation for a server that may not know it."""
+        return (*self.asks("h", now), self.tokens, now - self.written_at if self.written_at else None)
 
 
 class Permits:
@@ -113,27 +119,35 @@ class Permits:
         written, self.written = self.written, []
         return [("w", each.ask.id, each.ask.resource, now - each.written_at) for each in written]
 
-    def calls(self, now: float, span_s: float) -> Iterator[Op]:
-        """The calls that ended in the last `span_s` seconds and still count, for a server that has lost them."""
-        for resource, calls in self._calls.items():
-            since = now - min(self._spans[resource], span_s)
-            for ended_at, written_at, tokens in calls:
-                if ended_at >= since:
-                    yield ("c", resource, now - written_at, tokens, now - ended_at)
+    def calls(self, span_s: float) -> Iterator[Op]:
+        """The calls that ended in the last `span_s` seconds and still count, for a server that has lost them.
 
-    def everything(self, now: float) -> Iterator[Op]:
+        Like `everything`, these are as of now, and can be told one after the other in the time that follows.
+        """
+        now = time.monotonic()
+        given = [
+            (resource, *each)
+            for resource, calls in self._calls.items()
+            for each in calls
+            if each[0] >= now - min(self._spans[resource], span_s)
+        ]
+        return (
+            ("c", resource, (now := time.monotonic()) - written_at, tokens, now - ended_at)
+            for resource, ended_at, written_at, tokens in given
+        )
+
+    def everything(self) -> Iterator[Op]:
         """All that is open here, for a server that then forgets what it knows beyond that."""
         self.written = []
-        for run_id, (sla, priority) in self._lifted.items():
-            yield ("l", run_id, sla, priority)
-        for permit in self.open.values():
-            if permit.granted:
-                written = now - permit.written_at if permit.written_at else None
-                yield (*permit.asks("h", now), permit.tokens, written)
-        for permit in self.open.values():
-            if not permit.granted:
-                yield permit.asks("A", now)
-        yield ("k", list(self.open))
+        lifted = [("l", run_id, sla, priority) for run_id, (sla, priority) in self._lifted.items()]
+        held = [each for each in self.open.values() if each.granted]
+        waiting = [each for each in self.open.values() if not each.granted]
+        return chain(
+            (each.held(time.monotonic()) for each in held),
+            lifted,
+            (each.asks("A", time.monotonic()) for each in waiting),
+            [("k", list(self.open))],
+        )
 
 
 def _longest_s(spec: ResourceSpec) -> float:
