@@ -11,7 +11,8 @@ R4 What takes the limits over after a crash learns from each process what it hol
 R5 Waiters are granted in the order of `core.order`: those whose asker holds a permit first, then the highest class,
    a class that is overdue by its share, fair between tenants, the oldest run first.
 R6 What could only be granted after a permit that the asker itself keeps meanwhile (`within`) is refused at once.
-R7 Every method may be called from any thread, and never waits. `notify` may be called on any thread, and must not wait.
+R7 Every method may be called from any thread, and never waits. `notify`, of asks and of levels, may be called on any
+   thread and under a lock of the limits: it must not wait, nor take a lock that is held around calls of these methods.
 """
 
 from __future__ import annotations

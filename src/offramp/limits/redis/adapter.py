@@ -24,7 +24,7 @@ from offramp.limits.redis.answers import level_of, refused_of, waits_of
 from offramp.limits.redis.caller import Caller
 from offramp.limits.redis.circuits import Circuits
 from offramp.limits.redis.link import Grants, Link, wait_s
-from offramp.limits.redis.permits import Op, Permit, Permits
+from offramp.limits.redis.permits import Op, Permit, Permits, ends_of
 from offramp.limits.redis.scripts import LEASE_S, LEASE_STEP, Script
 from offramp.ports import forks
 from offramp.ports.limits import Ask, Done, Granted, Level, Notify, Refused
@@ -248,7 +248,7 @@ class RedisLimits:
         """What the next call says."""
         ops: list[Op] = []
         if not self._joined:
-            ops = [("j", *self._life), *_ends(self._ops)]
+            ops = [("j", *self._life), *ends_of(self._ops)]
             self._ops, self._joined = [], True  # what follows goes with later calls
             self._rest = self._permits.everything()
         if self._closing:
@@ -334,7 +334,7 @@ class RedisLimits:
                 look.set_exception(said)
 
     def _forget_answer(self, ops: Sequence[Op]) -> None:
-        self._ops = [*_ends(ops), *_ends(self._ops)]
+        self._ops = [*ends_of(ops), *ends_of(self._ops)]
         self._joined = False
 
     def _receive(self, message: bytes) -> None:
@@ -395,8 +395,3 @@ def _resolve(looks: Sequence[_Look], levels: Sequence[Level]) -> None:
     for look in looks:
         if look.set_running_or_notify_cancel():
             look.set_result(levels)
-
-
-def _ends(ops: Sequence[Op]) -> list[Op]:
-    """How calls ended: what a server that learns everything again needs beside that."""
-    return [op for op in ops if op[0] == "d"]

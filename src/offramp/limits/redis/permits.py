@@ -153,3 +153,8 @@ class Permits:
 def _longest_s(spec: ResourceSpec) -> float:
     """The longest window of a resource, and a margin for what is under way."""
     return max((rate.seconds for rate in (*spec.rates, *spec.tokens)), default=0) + 1.0
+
+
+def ends_of(ops: Sequence[Op]) -> list[Op]:
+    """How calls ended: what a server that learns everything again needs beside that."""
+    return [op for op in ops if op[0] == "d"]
