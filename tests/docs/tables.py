@@ -332,7 +332,11 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.limits.spec:WINDOWS_MAX", "", "windows of calls, and of tokens, of one resource"),
             ("core.limits.windows:MARGIN_S", "s", "for which a call counts longer than its window"),
             ("core.limits.windows:ENTRIES_MAX", "", "entries of the log of a window; more calls share them"),
-            ("core.limits.book:WAITERS_MAX", "", "asks that wait at once for permits of all resources; over Redis, of each one"),
+            (
+                "core.limits.book:WAITERS_MAX",
+                "",
+                "asks that wait at once for permits of all resources; over Redis, of each one",
+            ),
             ("core.limits.memory:LIFTED_MAX", "", "runs that count as of the class of a run that awaits them"),
             ("core.limits.book:BLOCKED_SAID_S", "s", "of a longer stop after which waiting calls learn of it"),
             (
