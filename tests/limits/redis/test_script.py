@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import msgspec
 import pytest
 
@@ -60,9 +62,9 @@ def ends(name, *, tokens=None, how="ok"):
 @pytest.fixture
 def server():
     with valkey.server().client() as client:
-        made = Calls(client, "{calls}:")
+        made = Calls(client, f"{{{uuid.uuid4().hex}}}:")
         yield made
-        for key in client.scan_iter("{calls}:*", count=1000):
+        for key in client.scan_iter(f"{made.tag}*", count=1000):
             client.delete(key)
 
 
