@@ -184,7 +184,8 @@ def test_a_live_process_tells_what_it_holds_before_the_limits_grant_again():
     assert notices_s <= scripts.QUIET_S
 
 
-def test_a_clock_of_the_server_that_is_set_forward_ends_no_lease_of_a_live_process(server):
+def test_a_clock_of_the_server_that_is_set_forward_ends_no_lease_of_a_live_process(server, monkeypatch):
+    monkeypatch.setitem(scripts.CONSTANTS, "QUIET_S", 7.0)
     of = script(resource_spec("a", concurrency=2))
     for own in ("one", "two", "dead"):
         server.join(of, own, 1000.0)
