@@ -203,6 +203,7 @@ async def test_it_ends_by_itself_after_its_last_process(place):
     await asyncio.to_thread(limits.close)
     async with asyncio.timeout(GUARD_S):
         assert await process.wait() == 0
+    assert not (place.folder / address.SOCKET).exists()
 
 
 async def test_a_second_one_refuses_to_start(place):

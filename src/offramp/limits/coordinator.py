@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -81,6 +82,8 @@ async def _serve(folder: Path, loop: asyncio.AbstractEventLoop, linger_s: float)
     await end.come.wait()
     server.close()
     desk.end()
+    with contextlib.suppress(OSError):  # still under the lock: the next one makes its own
+        (folder / address.SOCKET).unlink()
     logger.info("ends: no process is left")
 
 
