@@ -367,6 +367,8 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("limits.starting:LOG_BYTES_MAX", "bytes", "of the coordinator's log; a larger one begins anew"),
             ("limits.coordinator:LINGER_S", "s", "that a coordinator without processes waits for another"),
             ("limits.serving:RECOVERY_S_MAX", "s", "that a successor waits for what living processes hold"),
+            ("limits.serving:SAVE_SHARE", "", "of the coordinator's time for writing what it has counted"),
+            ("limits.serving:SAVE_S_MAX", "s", "that the coordinator's end waits for that"),
             ("limits.serving:SHARES_EVERY_S", "s", "between two times that all processes hear of refusals, at least"),
             ("core.limits.spec:RESOURCES_MAX", "", "resources of an app, and of all processes of a data directory"),
             ("limits.serving:UNREAD_BYTES_MAX", "bytes", "sent to a process that does not read them"),
