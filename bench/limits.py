@@ -193,9 +193,10 @@ def steps(size: Size) -> dict[str, float]:
     """CPU of a step that uses no resource, in microseconds: in an app without any, and in one that declares one."""
     found: dict[str, list[float]] = {"plain": [], "declared": []}
     for _ in range(size.rounds):
-        for kind, each in found.items():
-            command = [sys.executable, str(ROOT / "bench" / "_permits_steps.py"), kind, str(size.runs)]
-            each.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        command = [sys.executable, str(ROOT / "bench" / "_permits_steps.py"), str(size.runs)]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        for kind, value in msgspec.json.decode(printed).items():
+            found[kind].append(value)
     return {kind: median(each) for kind, each in found.items()}
 
 

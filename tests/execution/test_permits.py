@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from offramp import SLA, App, Retry
 from offramp.errors import RunCancelled, RunExpired
+from offramp.execution import holding, making, permits
 from offramp.execution.body import Body
 from offramp.execution.context import current
 from offramp.paths.local import LocalRuntime
@@ -55,6 +58,30 @@ async def test_a_step_that_uses_nothing_asks_for_nothing(tmp_path):
     async with opened(tmp_path, limits) as runtime:
         assert await result_of(await runtime.start("without")) == "free"
     assert limits.asked == []
+
+
+async def test_a_step_that_uses_nothing_executes_no_code_of_permits(tmp_path):
+    app, called = App("lean"), set()
+
+    @app.step
+    async def free() -> str:
+        return "free"
+
+    @app.pipeline(budget=60)
+    async def profiled() -> str:
+        before = sys.getprofile()
+        sys.setprofile(lambda frame, _event, _argument: called.add(frame.f_code))
+        try:
+            return await free()
+        finally:
+            sys.setprofile(before)
+
+    async with opened(tmp_path, Toy(api=0), app=app) as runtime:
+        assert await result_of(await runtime.start("profiled")) == "free"
+    assert making.make.__code__ in called
+    assert making._admitted.__code__ not in called
+    files = {Path(code.co_filename) for code in called}
+    assert not files & {Path(permits.__file__), Path(holding.__file__)}
 
 
 async def test_several_resources_are_asked_for_in_one_order_and_the_earlier_ones_are_kept(tmp_path):

@@ -1,6 +1,7 @@
 """A process's side of the limits of a data directory: one connection for all its loops and threads.
 
-It remembers what it holds, asks for and has called, for the coordinator that follows one that dies.
+It remembers what it holds, asks for and has called, for the coordinator that follows one that dies. Each message wakes
+the coordinator: that a request was written may be said with the next one, as its age is said, too.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ class SocketLimits:
         self._lock = threading.Lock()
         self._log = Remembered(self._resources)
         self._asked: dict[str, Notify] = {}
+        self._unsaid: list[tuple[str, float]] = []
+        """The permits whose requests were written, and when: said with the next message, or by `catch_up`."""
         self._lookers: dict[int, Commit[tuple[Level, ...]]] = {}
         self._watchers: list[Callable[[Sequence[Level]], object]] = []
         self._numbers = itertools.count(1)
@@ -113,7 +116,7 @@ class SocketLimits:
                     ask = msgspec.structs.replace(ask, credential=keyed(self._data, ask.credential))
                 self._asked[ask.id] = notify
                 self._log.asked(self._clock.monotonic(), ask)
-                self._link.send(wire.frame(wire.Asking(ask)))
+                self._send(wire.Asking(ask))
         if closed:
             notify(CLOSED)
 
@@ -122,36 +125,40 @@ class SocketLimits:
         with self._lock:
             self._asked.pop(permit_id, None)
             self._log.withdrawn(self._clock.monotonic(), permit_id)
-            self._link.send(wire.frame(wire.Withdrawn(permit_id)))
+            self._send(wire.Withdrawn(permit_id))
 
     def written(self, permit_id: str) -> None:
         """See the port."""
         with self._lock:
-            self._log.written(self._clock.monotonic(), permit_id)
-            self._link.send(wire.frame(wire.Written(permit_id)))
+            now = self._clock.monotonic()
+            self._log.written(now, permit_id)
+            if self._link.catches_up:
+                self._unsaid.append((permit_id, now))
+            else:
+                self._send(wire.Written(permit_id))
 
     def slow(self, permit_id: str) -> None:
         """See the port."""
         with self._lock:
-            self._link.send(wire.frame(wire.Slow(permit_id)))
+            self._send(wire.Slow(permit_id))
 
     def done(self, permit_id: str, done: Done) -> None:
         """See the port."""
         with self._lock:
             self._log.done(self._clock.monotonic(), permit_id, done)
-            self._link.send(wire.frame(wire.Over(permit_id, done)))
+            self._send(wire.Over(permit_id, done))
 
     def lift(self, run_id: str, sla: str, priority: int) -> None:
         """See the port."""
         with self._lock:
             self._log.lift(run_id, sla, priority)
-            self._link.send(wire.frame(wire.Lifting(run_id, sla, priority)))
+            self._send(wire.Lifting(run_id, sla, priority))
 
     def watch(self, notify: Callable[[Sequence[Level]], object]) -> None:
         """See the port. It does not connect for this alone."""
         with self._lock:
             self._watchers.append(notify)
-            self._link.send(wire.frame(wire.Watching()))
+            self._send(wire.Watching())
 
     async def levels(self) -> Sequence[Level]:
         """See the port.
@@ -166,7 +173,7 @@ class SocketLimits:
             self._start()
             number = next(self._numbers)
             self._lookers[number] = commit
-            self._link.send(wire.frame(wire.Looking(number)))
+            self._send(wire.Looking(number))
         try:
             async with asyncio.timeout(LEVELS_S_MAX):
                 return await commit
@@ -192,7 +199,22 @@ class SocketLimits:
         for commit in lookers.values():
             commit.resolve(())
 
+    def _send(self, message: object) -> None:
+        """Say this, with the lock held, and before it what was not said yet."""
+        framed = wire.frame(message)
+        self._link.send(self._late() + framed if self._unsaid else framed)
+
+    def _late(self) -> bytes:
+        now = self._clock.monotonic()
+        unsaid, self._unsaid = self._unsaid, []
+        return b"".join(wire.frame(wire.Written(name, now - at)) for name, at in unsaid)
+
     # What the link asks for, on its thread.
+
+    def catch_up(self) -> None:
+        """See `link.Owner`."""
+        if self._unsaid:
+            self._link.send(self._late())
 
     def hello(self) -> bytes:
         """See `link.Owner`."""
@@ -205,6 +227,7 @@ class SocketLimits:
         if self._shared is not None:
             state, at = self._shared
             self._log.keeps(at, _state.decode(state))
+        self._unsaid.clear()
         memory = self._log.memory(self._clock.monotonic())
         messages: list[object] = [wire.Recalled(memory)]
         if self._watchers:
@@ -235,6 +258,7 @@ class SocketLimits:
             notify = self._asked.pop(permit_id, None) if final else self._asked.get(permit_id)
             if notify is not None:
                 self._log.answered(self._clock.monotonic(), permit_id, answer)
+                self._link.catch_up_later()
         if notify is not None:
             _call(notify, answer)
 

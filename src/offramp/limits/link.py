@@ -30,6 +30,9 @@ RETRY_MAX_S = 2.0
 """Seconds between attempts to reach or start a coordinator, doubled after each failure."""
 LOOK_S = 0.02
 """Seconds between looks whether the coordinator that another process starts listens."""
+LATER_S = 0.05
+"""Seconds after an answer for which what need not be said at once may wait for a message to go with. Shorter, the
+thread would wake for it as often as the coordinator does without."""
 READ_BYTES = 1 << 16
 LEAVE_S_MAX = 1.0
 """Seconds that closing waits for the thread."""
@@ -38,13 +41,16 @@ logger = logging.getLogger("offramp")
 
 
 class Owner(Protocol):
-    """The process's side of the limits, whose lock is held around `send` and `recall`."""
+    """The process's side of the limits, whose lock is held around `send`, `recall` and `catch_up`."""
 
     def hello(self) -> bytes:
         """The first message, framed."""
 
     def recall(self) -> Callable[[], bytes]:
         """What the process remembers now: a function that encodes it, without the lock."""
+
+    def catch_up(self) -> None:
+        """Send what was not sent at once."""
 
     def receive(self, message: object) -> None:
         """A message has come."""
@@ -81,6 +87,8 @@ class Link:
         self._out = bytearray()
         self._corked: bytearray | None = None
         self._starting: int | None = None
+        self._late_at: float | None = None
+        """When the owner catches up next; None while nothing is left to it."""
         self._closed = False
         self._wakes, self._woken = os.pipe()
         for end in (self._wakes, self._woken):
@@ -112,6 +120,16 @@ class Link:
             if sent < len(framed):
                 self._out += framed[sent:]
                 self._wake()
+
+    @property
+    def catches_up(self) -> bool:
+        """Whether the owner is called soon to catch up, and need not send at once. With its lock held."""
+        return self._late_at is not None
+
+    def catch_up_later(self) -> None:
+        """Have the owner catch up after a while; on the thread, which is awake anyway, with the owner's lock held."""
+        if self._late_at is None and self._socket is not None:
+            self._late_at = time.monotonic() + LATER_S
 
     def close(self) -> None:
         """End the connection, and the thread."""
@@ -163,7 +181,7 @@ class Link:
 
     def _drop(self, used: socket.socket) -> None:
         with self._lock:
-            self._socket, self.pid, self._corked = None, None, None
+            self._socket, self.pid, self._corked, self._late_at = None, None, None, None
             self._out.clear()
         used.close()
 
@@ -273,17 +291,19 @@ class Link:
         poll.register(self._wakes, select.POLLIN)
         while True:
             poll.register(made, select.POLLIN | (select.POLLOUT if self._out else 0))
-            ready = dict(poll.poll(self._beat_s * 1000))
+            late_s = None if self._late_at is None else max(0.0, self._late_at - time.monotonic())
+            ready = dict(poll.poll((self._beat_s if late_s is None else min(self._beat_s, late_s)) * 1000))
             if self._closed:
                 raise _Lost
             self._drain(ready)
+            self._catch_up()
             events = ready.get(made.fileno(), 0)
             if events & select.POLLOUT:
                 self._flush(made)
             if events & ~select.POLLOUT:
                 self._read(made, frames)
                 missed = 0
-            elif not ready:
+            elif not ready and late_s is None:
                 # Counted in waits that were really waited: a process that was stopped itself sees one, not all.
                 missed += 1
                 if missed > MISSED_MAX:
@@ -291,6 +311,12 @@ class Link:
                     raise _Lost("does not answer")
                 with self._lock:
                     self.send(frame(Ping()))
+
+    def _catch_up(self) -> None:
+        if self._late_at is not None and time.monotonic() >= self._late_at:
+            with self._lock:
+                self._late_at = None
+                self._owner.catch_up()
 
     def _read(self, made: socket.socket, frames: Frames) -> None:
         try:

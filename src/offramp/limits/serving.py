@@ -245,7 +245,7 @@ class Desk:
 
     def _written(self, now: float, seat: Seat, message: wire.Written) -> None:
         self._is_saved = False
-        self._tell(self._book.written(now, seat.key, message.id))
+        self._tell(self._book.written(now, seat.key, message.id, message.ago_s))
 
     def _over(self, now: float, seat: Seat, message: wire.Over) -> None:
         self._is_saved = False

@@ -62,9 +62,10 @@ class Withdrawn(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Written(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """See `Limits.written`."""
+    """See `Limits.written`; that was so many seconds ago."""
 
     id: str
+    ago_s: float = 0.0
 
 
 class Slow(msgspec.Struct, frozen=True, array_like=True, tag=5):

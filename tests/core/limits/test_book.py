@@ -11,7 +11,7 @@ from offramp.core.limits.gate import TOKENS_DEFAULT
 from offramp.core.limits.messages import Ask, Done, Granted, Refused, Waits
 from offramp.core.limits.spec import Breaker
 from offramp.core.sla import SLA
-from tests.core.limits.world import World, resource
+from tests.core.limits.world import MARGIN_S, World, resource
 
 CLASSES = {"high": SLA("high", priority=5), "low": SLA("low", priority=-5, queue_limit=3)}
 
@@ -100,6 +100,26 @@ def test_a_process_cannot_end_what_another_one_has():
         assert w.book.written(w.now, "b", name) == []
         assert w.book.slow(w.now, "b", name) == []
     w.look()
+
+
+def test_a_window_counts_from_when_a_request_was_written_not_from_when_that_is_said():
+    w = world(rate="1/s")
+    one, two = w.ask("a", 1, "r"), w.ask("a", 2, "r")
+    assert granted(w, one, two) == [True, False]
+    w.now += 5
+    assert w.book.written(w.now, "a", one, 0.25) == []
+    assert w.book.due() == w.now - 0.25 + 1 + MARGIN_S
+
+
+@pytest.mark.parametrize("ago_s", [1e9, float("inf"), float("nan"), -1.0])
+def test_no_request_counts_as_written_before_its_grant_or_later_than_it_is_said(ago_s):
+    w = world(rate="1/s")
+    one, two = w.ask("a", 1, "r"), w.ask("a", 2, "r")
+    w.now += 0.5
+    w.book.written(w.now, "a", one, ago_s)
+    w.now += 1 + MARGIN_S - (0.5 if ago_s > 0 else 0)
+    assert w.book.pass_to(w.now - 1e-3) == []
+    assert [tell.id for tell in w.book.pass_to(w.now + 1e-3)] == [two]
 
 
 def test_an_unknown_resource_is_refused():

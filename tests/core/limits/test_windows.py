@@ -12,7 +12,8 @@ from offramp.core.rates import Rate
 RATES = (Rate(5, 1), Rate(12, 4))
 MARGIN_S = 0.25
 moves = st.lists(
-    st.tuples(st.sampled_from(["open", "note", "drop", "pass"]), st.integers(1, 6), st.floats(0, 2)), max_size=60
+    st.tuples(st.sampled_from(["open", "note", "late", "drop", "pass"]), st.integers(1, 6), st.floats(0, 2)),
+    max_size=60,
 )
 
 
@@ -28,6 +29,9 @@ def test_they_count_what_a_list_of_everything_counts(history):
         elif opened and kind == "note":
             windows.note(now, amount, opened.pop())
             noted.append((now, amount))
+        elif opened and kind == "late":
+            windows.note(now - seconds, amount, opened.pop())
+            noted.append((max([now - seconds, *(at for at, _ in noted)]), amount))
         elif opened:
             windows.open -= opened.pop()
         windows.pass_to(now)

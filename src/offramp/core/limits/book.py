@@ -128,12 +128,15 @@ class Book:
             self._end(now, permit_id, Done(how="unused"))
         return self._answers()
 
-    def written(self, now: float, client: str, permit_id: str) -> list[Tell]:
-        """The request of a permit was sent."""
+    def written(self, now: float, client: str, permit_id: str, ago_s: float = 0.0) -> list[Tell]:
+        """The request of a permit was sent, so many seconds ago."""
         permit = self._permit(client, permit_id)
         if permit is not None and permit.written_at is None:
-            self._written(now, self.gates[permit.ask.resource], permit)
-        return []
+            gate = self.gates[permit.ask.resource]
+            self._written(max(permit.granted_at, now - max(0.0, ago_s)), gate, permit)
+            if ago_s > 0:  # it ceases to count earlier than what waits was told
+                self._advance(now, gate)
+        return self._answers()
 
     def slow(self, now: float, client: str, permit_id: str) -> list[Tell]:
         """The first token of a call is late."""

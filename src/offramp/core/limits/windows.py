@@ -63,10 +63,15 @@ class Windows:
         return True
 
     def note(self, now: float, amount: int, opened: int) -> None:
-        """An open amount counts from now on, as another one perhaps; `now` never goes back."""
+        """An open amount counts from now on, as another one perhaps.
+
+        An earlier time than that of the last one is taken to be that one: it counts no shorter than it should.
+        """
         self.open -= opened
         if not self._spans or amount <= 0:
             return
+        if self._times and now < self._times[-1]:
+            now = self._times[-1]
         self._total += amount
         if now - self._began < self._slot_s:
             self._times[-1] = now
