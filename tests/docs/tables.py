@@ -361,6 +361,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.limits.capacity:EXHAUSTED_S", "s", "without calls after a 429 with `insufficient_quota`, at least"),
             ("core.limits.capacity:BLOCKED_S_MAX", "s", "without calls that a provider can ask for"),
             ("limits.link:BEAT_S", "s", "of silence after which a process asks whether the coordinator lives"),
+            ("limits.link:LATER_S", "s", 'after a grant for which "written" may wait for a message to go with'),
             ("limits.link:MISSED_MAX", "", "such questions without an answer; then the coordinator is killed"),
             ("limits.client:LEVELS_S_MAX", "s", "that a look at all resources waits for the coordinator"),
             ("limits.link:RETRY_MAX_S", "s", "between two attempts to start a coordinator"),
