@@ -134,7 +134,7 @@ class Book:
         if permit is not None and permit.written_at is None:
             gate = self.gates[permit.ask.resource]
             self._written(max(permit.granted_at, now - max(0.0, ago_s)), gate, permit)
-            if ago_s > 0:  # it ceases to count earlier than what waits was told
+            if ago_s > 0:  # it ceases to count earlier than was expected
                 self._advance(now, gate)
         return self._answers()
 
