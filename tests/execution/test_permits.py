@@ -13,6 +13,7 @@ import pytest
 from offramp import SLA, App, Retry
 from offramp.errors import RunCancelled, RunExpired
 from offramp.execution import holding, making, permits
+from offramp.execution.attempt import Attempt
 from offramp.execution.body import Body
 from offramp.execution.context import current
 from offramp.paths.local import LocalRuntime
@@ -79,7 +80,7 @@ async def test_a_step_that_uses_nothing_executes_no_code_of_permits(tmp_path):
     async with opened(tmp_path, Toy(api=0), app=app) as runtime:
         assert await result_of(await runtime.start("profiled")) == "free"
     assert making.make.__code__ in called
-    assert making._admitted.__code__ not in called
+    assert Attempt.asked.__code__ not in called
     files = {Path(code.co_filename) for code in called}
     assert not files & {Path(permits.__file__), Path(holding.__file__)}
 
