@@ -9,7 +9,7 @@ import asyncio
 from offramp import SLA, App, Retry, emit, per_loop
 
 from .answer import QUOTED, Answer, ask_model, model_configured, openai_client, quote
-from .findings import Findings, measure_batch
+from .findings import Findings, measure_batch, merge
 from .ranking import fuse
 from .rephrasing import rephrase
 from .report import AuditReport, write_report
@@ -80,7 +80,8 @@ async def audit(path: str | None = None) -> AuditReport:
             parts.append(await task)
             functions = sum(part.totals.functions for part in parts)
             emit({"done": done, "of": len(tasks), "functions": functions})
-    return await report(tree.root, parts)
+    # Merged here, as arguments of a step are bounded: on Temporal by 256 KiB.
+    return await report(tree.root, [merge(parts)])
 
 
 @app.step(timeout=30)

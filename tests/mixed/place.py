@@ -16,7 +16,7 @@ import httpx
 from tests.cli.harness import Running
 
 ROOT = Path(__file__).parent.parent.parent
-GUARD_S = 40.0
+GUARD_S = 90.0
 LEASE_S = 2
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import warnings
 
 import pytest
 
@@ -8,6 +10,15 @@ from offramp import App, Breaker
 from offramp.execution.clock import SystemClock
 from tests.resources.fakes import FakeLimits
 from tests.resources.provider import Provider
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collected():
+    """A client whose loop is closed leaves its socket to the collector, which must not find it in another test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture
